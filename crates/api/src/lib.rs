@@ -1,0 +1,1 @@
+//! Wire types and service traits of every containerd, shim, CRI and NRI package.

@@ -1,0 +1,1 @@
+//! Tar layers: apply and diff with OCI whiteouts.

@@ -1,0 +1,1 @@
+//! gantry: the command line, with ctr's grammar.

@@ -1,0 +1,1 @@
+//! The client library: containers, tasks, images, leases and events.

@@ -1,0 +1,1 @@
+//! gantryd: configuration, wiring, listeners and in-process use.

@@ -1,0 +1,1 @@
+//! Manifests, platforms, unpacking and the transfer pipelines.

@@ -1,0 +1,1 @@
+//! The metadata store: who owns what, leases and garbage collection.

@@ -1,0 +1,1 @@
+//! Mounts: types, mounting, unmounting, temporary mounts.

@@ -1,0 +1,1 @@
+//! Building OCI runtime specs from image configs and options.

@@ -1,0 +1,1 @@
+//! Registry client: hosts, authentication, resolve, fetch and push.

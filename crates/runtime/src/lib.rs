@@ -1,0 +1,1 @@
+//! Bundles, shim start and reconnect, and the task client.

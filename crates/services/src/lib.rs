@@ -1,0 +1,1 @@
+//! gRPC services: one file each, no logic of their own.

@@ -1,0 +1,1 @@
+//! containerd-shim-runc-v2: one small process per container or pod.

@@ -1,0 +1,1 @@
+//! The Snapshotter trait, its conformance suite, and the overlayfs and native snapshotters.

@@ -1,0 +1,1 @@
+//! The embedded key-value database: MVCC snapshots and group-committed writes.

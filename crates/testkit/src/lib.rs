@@ -1,0 +1,1 @@
+//! Test harness: image builder, registry, daemons and fault plans.

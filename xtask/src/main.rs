@@ -1,0 +1,3 @@
+//! Development tasks: code generation, wire dump, tidy checks.
+
+fn main() {}
