@@ -1,1 +1,31 @@
-//! The Snapshotter trait, its conformance suite, and the overlayfs and native snapshotters.
+//! Snapshots: layered filesystem trees that containers and image layers are made of.
+//!
+//! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`] and
+//! [`Native`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
+//! implementation, wrappers and remote ones included.
+//!
+//! Names are opaque here: the metadata layer maps `(namespace, key)` to them.
+#![forbid(unsafe_code)]
+
+mod snapshotter;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
+
+pub use snapshotter::{CommitOptions, Info, Kind, Snapshotter, Usage};
+
+/// Labels with meaning to a snapshotter.
+pub mod label {
+    /// Reference of the committed snapshot a remote snapshotter may have at hand already; when it
+    /// has, Prepare answers AlreadyExists.
+    pub const TARGET_REF: &str = "containerd.io/snapshot.ref";
+    /// Labels with this prefix are handed from clients to the snapshotter by the metadata layer;
+    /// others stay in the namespaced record.
+    pub const INHERITED_PREFIX: &str = "containerd.io/snapshot/";
+    /// User id mapping `container:host:length` of the container the snapshot is for.
+    pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+    /// Group id mapping, as [`UID_MAPPING`].
+    pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+    /// Path of the upper directory, shown by `Stat` and `Walk` when the snapshotter is configured
+    /// so.
+    pub const UPPER_DIR: &str = "containerd.io/snapshot/overlay.upperdir";
+}
