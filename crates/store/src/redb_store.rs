@@ -1,0 +1,311 @@
+//! The store over redb, and its writer thread.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use gantry_errdefs::{Class, Error, Result, ResultExt};
+use redb::{
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    StorageError, Table, TableDefinition,
+};
+use tokio::sync::mpsc;
+
+use crate::read::{KvRead, Snapshot, Visit};
+use crate::txn::Writes;
+use crate::work::{Job, Store, run_hooks};
+
+/// Memory for cached pages unless configured. The daemon's records fit (a container record is
+/// about 3 KiB, mostly in the page cache anyway), and idle memory is a promise (SPECIFICATION.md).
+pub const CACHE_DEFAULT_BYTES: usize = 4 << 20;
+
+/// Writes waiting for the writer thread. Callers past it wait in `submit`: enough for every
+/// request the daemon admits at once, small enough to bound memory.
+const WRITE_QUEUE_LEN: usize = 1024;
+
+/// Most closures of one commit: bounds the wait of the first behind the last.
+const COMMIT_BATCH_LEN: usize = 256;
+
+/// The one table. Its name is part of the on-disk format.
+const RECORDS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("records");
+
+type Bytes = &'static [u8];
+
+/// How to open a [`RedbStore`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Memory for cached pages, in bytes.
+    pub cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: CACHE_DEFAULT_BYTES }
+    }
+}
+
+/// The database of a daemon: one file, held exclusively while open.
+///
+/// Dropping it lets the queued writes finish and closes the file.
+pub struct RedbStore {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl RedbStore {
+    /// Opens the database at `path`, creating it if missing. After an unclean end redb goes back
+    /// to the last whole commit by itself.
+    ///
+    /// # Errors
+    /// DataLoss when the file is damaged beyond that, with its path; Unavailable when another
+    /// process has it open; the I/O error's class otherwise.
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
+        let shared = Arc::new(Shared {
+            db: open_database(path, options)?,
+            latest: Mutex::new(None),
+            path: path.to_owned(),
+        });
+        let (queue, jobs) = mpsc::channel(WRITE_QUEUE_LEN);
+        let writer = std::thread::Builder::new()
+            .name("gantry-store".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || write_loop(&shared, jobs)
+            })
+            .context(|| "starting the database writer thread")?;
+        Ok(Self { shared, queue: Some(queue), writer: Some(writer) })
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    fn queue(&self) -> &mpsc::Sender<Job> {
+        self.queue.as_ref().expect("the queue lives until drop")
+    }
+}
+
+struct Shared {
+    db: Database,
+    /// The snapshot of the last commit, once someone asked for it: opening one costs a few
+    /// allocations and a lock, and most requests read the same state. Held for moments only.
+    latest: Mutex<Option<Snapshot>>,
+    path: PathBuf,
+}
+
+impl Store for RedbStore {
+    fn view(&self) -> Result<Snapshot> {
+        let mut latest = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = &*latest {
+            return Ok(snapshot.clone());
+        }
+        let read = self.shared.db.begin_read().map_err(|e| self.shared.failed(e))?;
+        let table = read.open_table(RECORDS).map_err(|e| self.shared.failed(e))?;
+        let snapshot = Snapshot::new(RedbState(table));
+        *latest = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    fn submit(&self, job: Job) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            // A closed queue drops the job, which tells its caller.
+            let _ = self.queue().send(job).await;
+        })
+    }
+
+    fn submit_blocking(&self, job: Job) {
+        let _ = self.queue().blocking_send(job);
+    }
+}
+
+impl Drop for RedbStore {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(path = %self.shared.path.display(), "database writer thread panicked");
+        }
+    }
+}
+
+impl std::fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedbStore").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn failed(&self, err: impl Into<redb::Error>) -> Error {
+        storage_error(&self.path, err.into())
+    }
+
+    /// Runs a batch and commits it. Answers nobody: the error is the whole batch's.
+    fn commit(&self, jobs: &mut [Job]) -> Result<Vec<crate::txn::Hook>> {
+        let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
+        txn.set_durability(Durability::Immediate)
+            .map_err(|e| Error::internal(format!("database durability: {e}")))?;
+        let mut hooks = Vec::new();
+        let mut wrote = false;
+        {
+            let mut table = txn.open_table(RECORDS).map_err(|e| self.failed(e))?;
+            for job in jobs {
+                let Some((writes, own_hooks)) = job.run(&WriteState(&table)) else { continue };
+                wrote |= !writes.is_empty();
+                merge(&mut table, writes).map_err(|e| self.failed(e))?;
+                hooks.extend(own_hooks);
+            }
+        }
+        if wrote {
+            txn.commit().map_err(|e| self.failed(e))?;
+            *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        } else {
+            txn.abort().map_err(|e| self.failed(e))?;
+        }
+        Ok(hooks)
+    }
+}
+
+fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
+    let mut batch = Vec::with_capacity(COMMIT_BATCH_LEN);
+    while jobs.blocking_recv_many(&mut batch, COMMIT_BATCH_LEN) > 0 {
+        let failure = match shared.commit(&mut batch) {
+            Ok(hooks) => {
+                run_hooks(hooks);
+                None
+            }
+            Err(err) => {
+                tracing::error!(path = %shared.path.display(), "database commit failed: {err}");
+                Some((err.class(), err.message().to_owned()))
+            }
+        };
+        for job in batch.drain(..) {
+            job.finish(failure.as_ref().map(|(class, text)| Error::new(*class, text.as_str())));
+        }
+    }
+}
+
+fn merge(table: &mut Table<'_, Bytes, Bytes>, writes: Writes) -> Result<(), StorageError> {
+    for (key, value) in writes {
+        match value {
+            Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+            None => drop(table.remove(key.as_slice())?),
+        }
+    }
+    Ok(())
+}
+
+fn open_database(path: &Path, options: &Options) -> Result<Database> {
+    let new = !path.exists();
+    let shown = path.display().to_string();
+    let db = Database::builder()
+        .set_cache_size(options.cache_bytes)
+        .set_repair_callback(move |session| {
+            tracing::warn!(path = %shown, progress = session.progress(), "repairing the database");
+        })
+        .create(path)
+        .map_err(|e| open_error(path, e))?;
+    // The table exists from here on, so that snapshots can open it.
+    let txn = db.begin_write().map_err(|e| storage_error(path, e.into()))?;
+    txn.open_table(RECORDS).map_err(|e| storage_error(path, e.into()))?;
+    txn.commit().map_err(|e| storage_error(path, e.into()))?;
+    if new && let Some(dir) = path.parent() {
+        std::fs::File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .context(|| format!("database {}: syncing its directory", path.display()))?;
+    }
+    Ok(db)
+}
+
+fn open_error(path: &Path, err: DatabaseError) -> Error {
+    match err {
+        DatabaseError::DatabaseAlreadyOpen => {
+            Error::unavailable(format!("database {}: another process has it open", path.display()))
+        }
+        // Not a redb file at all reads as bad data: to us the records are gone.
+        DatabaseError::Storage(StorageError::Io(e))
+            if e.kind() == std::io::ErrorKind::InvalidData =>
+        {
+            Error::data_loss(format!("database {}: {e}", path.display())).with_source(e)
+        }
+        other => storage_error(path, other.into()),
+    }
+}
+
+fn storage_error(path: &Path, err: redb::Error) -> Error {
+    let class = match &err {
+        redb::Error::Io(e) => match Class::of_io(e) {
+            // The caller's argument is fine; what we stored is not.
+            Class::InvalidArgument => Class::DataLoss,
+            Class::Unknown => Class::Unavailable,
+            class => class,
+        },
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => Class::Unavailable,
+        redb::Error::ValueTooLarge(_) => Class::ResourceExhausted,
+        _ => Class::DataLoss,
+    };
+    Error::new(class, format!("database {}: {err}", path.display())).with_source(err)
+}
+
+/// The state of a read transaction; the table keeps the transaction alive.
+struct RedbState(ReadOnlyTable<Bytes, Bytes>);
+
+/// The state of the running write transaction.
+struct WriteState<'a, 'txn>(&'a Table<'txn, Bytes, Bytes>);
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let value = table.get(key).map_err(read_error)?;
+    Ok(value.map(|v| v.value().to_vec()))
+}
+
+fn scan(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    start: &[u8],
+    end: Option<&[u8]>,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    if end.is_some_and(|end| end <= start) {
+        return Ok(());
+    }
+    let pairs = match end {
+        Some(end) => table.range(start..end),
+        None => table.range(start..),
+    };
+    for pair in pairs.map_err(read_error)? {
+        let (key, value) = pair.map_err(read_error)?;
+        if visit(key.value(), value.value())?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn read_error(err: StorageError) -> Error {
+    storage_error(Path::new("records"), err.into())
+}
+
+impl KvRead for RedbState {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.0, key)
+    }
+
+    fn scan_range(&self, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<()> {
+        scan(&self.0, start, end, visit)
+    }
+}
+
+impl KvRead for WriteState<'_, '_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(self.0, key)
+    }
+
+    fn scan_range(&self, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<()> {
+        scan(self.0, start, end, visit)
+    }
+}
