@@ -1,0 +1,4 @@
+//! s
+/// A stream.
+#[derive(Debug)]
+pub struct Stream;
