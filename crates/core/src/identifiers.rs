@@ -19,9 +19,9 @@ pub fn validate(what: &str, id: &str) -> Result<()> {
             "{what} identifier {id:?} greater than maximum length ({IDENTIFIER_LEN_MAX} characters)"
         )));
     }
-    let groups_ok = id.split(['.', '_', '-']).all(|group| {
-        !group.is_empty() && group.bytes().all(|b| b.is_ascii_alphanumeric())
-    });
+    let groups_ok = id
+        .split(['.', '_', '-'])
+        .all(|group| !group.is_empty() && group.bytes().all(|b| b.is_ascii_alphanumeric()));
     if groups_ok {
         Ok(())
     } else {

@@ -7,8 +7,14 @@ mod any;
 mod context;
 mod descriptor;
 mod digest;
+pub mod fieldmask;
+pub mod filters;
 pub mod identifiers;
+pub mod image;
 pub mod labels;
+pub mod platforms;
+pub mod reference;
+pub mod timestamp;
 
 pub use any::Any;
 pub use context::{Context, Namespace};
