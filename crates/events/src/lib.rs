@@ -1,1 +1,26 @@
 //! The event exchange and journal.
+//!
+//! An [`Exchange`] takes events ([`Exchange::publish`] from the daemon itself,
+//! [`Exchange::forward`] from shims) and hands each to every [`Subscription`] whose filters match.
+//!
+//! * **Order.** All subscribers see events in one order, that of the calls.
+//! * **No waiting.** Publishing never blocks and never fails because of a reader. Each
+//!   subscription has a queue of [`SUBSCRIBER_QUEUE_LEN`] events; one that falls further behind
+//!   gets what is queued and then ResourceExhausted, so that it knows to list and subscribe anew.
+//! * **Live only.** Nothing is replayed here. A journal belongs at the one place where order is
+//!   made, `Exchange::deliver`, which gives every event its sequence number.
+//!
+//! Payloads stay opaque. Filters on `event.<field>` read them through [`FieldAccess`], which the
+//! crate that knows the message types implements.
+#![forbid(unsafe_code)]
+
+mod exchange;
+mod topic;
+
+#[cfg(test)]
+mod tests;
+
+pub use exchange::{
+    Envelope, Exchange, FieldAccess, NoFields, SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
+};
+pub use topic::validate_topic;

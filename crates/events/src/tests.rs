@@ -1,0 +1,111 @@
+//! The exchange, without a daemon.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gantry_core::{Any, Namespace};
+
+use crate::{
+    Envelope, Exchange, FieldAccess, NoFields, SUBSCRIBER_QUEUE_LEN, Subscription, validate_topic,
+};
+
+/// Knows events whose bytes are the container's id.
+struct IdField;
+
+impl FieldAccess for IdField {
+    fn field(&self, event: &Any, path: &[&str]) -> Option<String> {
+        (path == ["container_id"]).then(|| String::from_utf8(event.value.clone()).unwrap())
+    }
+}
+
+fn ns(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+fn event(value: &str) -> Any {
+    Any { type_url: "t".into(), value: value.into() }
+}
+
+async fn topics(mut subscription: Subscription, exchange: Exchange) -> Vec<String> {
+    drop(exchange);
+    let mut seen = Vec::new();
+    while let Some(envelope) = subscription.next().await {
+        seen.push(envelope.unwrap().topic.clone());
+    }
+    seen
+}
+
+#[tokio::test]
+async fn filters_choose_and_order_holds() {
+    for (filters, want) in [
+        (vec![], vec!["/tasks/create", "/tasks/exit", "/images/create"]),
+        (vec!["namespace==moby,topic~=|^/tasks/|"], vec!["/tasks/exit"]),
+        (vec!["event.container_id==c1"], vec!["/tasks/create"]),
+        (
+            vec!["topic==\"/images/create\"", "namespace==moby"],
+            vec!["/tasks/exit", "/images/create"],
+        ),
+        (vec!["nothing==x"], vec![]),
+    ] {
+        let exchange = Exchange::new(Arc::new(IdField));
+        let subscription = exchange.subscribe(&filters).unwrap();
+        exchange.publish(&ns("default"), "/tasks/create", event("c1")).unwrap();
+        exchange.publish(&ns("moby"), "/tasks/exit", event("c2")).unwrap();
+        exchange.publish(&ns("default"), "/images/create", event("i")).unwrap();
+        assert_eq!(topics(subscription, exchange).await, want, "{filters:?}");
+    }
+}
+
+#[tokio::test]
+async fn forwarded_events_keep_their_time() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let mut subscription = exchange.subscribe::<&str>(&[]).unwrap();
+    let sent = Envelope {
+        timestamp: SystemTime::UNIX_EPOCH + Duration::from_secs(5),
+        namespace: ns("default"),
+        topic: "/tasks/oom".into(),
+        event: event("x"),
+    };
+    exchange.forward(sent.clone()).unwrap();
+    assert_eq!(*subscription.next().await.unwrap().unwrap(), sent);
+}
+
+#[tokio::test]
+async fn a_slow_reader_ends_with_a_clear_error_and_others_go_on() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let mut slow = exchange.subscribe::<&str>(&[]).unwrap();
+    for _ in 0..=SUBSCRIBER_QUEUE_LEN {
+        exchange.publish(&ns("default"), "/tasks/exit", event("")).unwrap();
+    }
+    let mut live = exchange.subscribe::<&str>(&[]).unwrap();
+    exchange.publish(&ns("default"), "/tasks/oom", event("")).unwrap();
+    for _ in 0..SUBSCRIBER_QUEUE_LEN {
+        assert_eq!(slow.next().await.unwrap().unwrap().topic, "/tasks/exit");
+    }
+    let err = slow.next().await.unwrap().unwrap_err();
+    assert!(err.is_resource_exhausted(), "{err}");
+    assert!(err.message().contains(&SUBSCRIBER_QUEUE_LEN.to_string()), "{err}");
+    assert!(slow.next().await.is_none());
+    assert_eq!(live.next().await.unwrap().unwrap().topic, "/tasks/oom");
+}
+
+#[test]
+fn dropped_subscriptions_are_forgotten() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    drop(exchange.subscribe(&["topic==\"/never/sent\""]).unwrap());
+    exchange.publish(&ns("default"), "/a/b", event("")).unwrap();
+    assert_eq!(format!("{exchange:?}"), "Exchange { subscribers: 0 }");
+}
+
+#[test]
+fn bad_filters_and_topics_are_refused() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    assert!(exchange.subscribe(&["topic=="]).unwrap_err().is_invalid_argument());
+    for good in ["/a", "/a/b", "/tasks/exec-added"] {
+        validate_topic(good).unwrap();
+    }
+    for bad in ["", "a/b", "/", "/a/", "//a", "/a b", "/a/-"] {
+        assert!(validate_topic(bad).unwrap_err().is_invalid_argument(), "{bad}");
+        assert!(exchange.publish(&ns("default"), bad, event("")).is_err(), "{bad}");
+    }
+}
