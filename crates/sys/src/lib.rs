@@ -1,1 +1,10 @@
-//! Every unsafe system call of the project, behind safe functions.
+//! Every unsafe system call of the project, behind safe functions; and the few file-system idioms
+//! (durable rename, directory sync, tree walks by descriptor) that more than one crate needs.
+//!
+//! All other crates forbid unsafe code. What `rustix` offers safely is used from there directly
+//! and not wrapped again. One file per topic; every unsafe block says why it is sound.
+
+pub mod durable;
+pub mod loopdev;
+pub mod mountattr;
+pub mod userns;

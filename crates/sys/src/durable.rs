@@ -1,0 +1,80 @@
+//! Making file-system changes survive a power cut.
+//!
+//! A file is durable when its data was synced *and* the directory that names it was synced after
+//! the name was made. These helpers keep the two together.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Syncs the directory `dir`, so that names made or removed in it are durable.
+///
+/// # Errors
+/// The I/O error.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Renames `from` to `to` and syncs the directory of `to`; that of `from` as well when it is
+/// another one.
+///
+/// # Errors
+/// The I/O error; after an error of the sync the rename may or may not survive a power cut.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let to_dir = parent(to);
+    sync_dir(to_dir)?;
+    let from_dir = parent(from);
+    if from_dir != to_dir {
+        sync_dir(from_dir)?;
+    }
+    Ok(())
+}
+
+/// Writes `data` to `path` so that after a crash either the old or the new content is there,
+/// whole: a temporary sibling is written, synced and renamed over it.
+///
+/// # Errors
+/// The I/O error; the old content is then untouched, unless only the last sync failed.
+pub fn write_atomic(path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let temp = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), unique()));
+    let result = (|| {
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp)?;
+        file.write_all(data)?;
+        file.sync_all()?;
+        fs::rename(&temp, path)?;
+        sync_dir(parent(path))
+    })();
+    if result.is_err() {
+        // Gone already when only the last sync failed.
+        let _ = fs::remove_file(&temp);
+    }
+    result
+}
+
+/// Syncs the whole filesystem that holds `path`: everything written to it before the call is
+/// durable after.
+///
+/// # Errors
+/// The I/O error.
+pub fn sync_filesystem(path: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(path)?)?;
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// A text no other call of this process returns, and hardly one of another.
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
