@@ -31,6 +31,7 @@ mod programs;
 mod pty;
 mod registry;
 mod stub;
+mod vm;
 
 pub use command::{Background, Ctr, Output};
 pub use daemon::{Daemon, DaemonBuilder, DaemonKind};
@@ -42,3 +43,4 @@ pub use programs::{built_program, system_program};
 pub use pty::Pty;
 pub use registry::Registry;
 pub use stub::{Reply, StubRegistry};
+pub use vm::{Vm, VmOutput};

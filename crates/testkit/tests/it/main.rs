@@ -3,3 +3,4 @@
 
 mod containerd;
 mod images;
+mod vm;
