@@ -5,8 +5,21 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+/// Reads a small file, `None` when it does not exist.
+///
+/// # Errors
+/// The I/O error other than NotFound.
+pub fn read_optional(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(data) => Ok(Some(data)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
 
 /// Syncs the directory `dir`, so that names made or removed in it are durable.
 ///
@@ -63,6 +76,17 @@ pub fn write_atomic(path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
 pub fn sync_filesystem(path: &Path) -> io::Result<()> {
     rustix::fs::syncfs(File::open(path)?)?;
     Ok(())
+}
+
+/// Asks the kernel to start writing the bytes `offset..offset + len` of `file` to disk, without
+/// waiting and without any promise: the `fsync` that follows later has less left to do.
+pub fn start_writeback(file: &File, offset: u64, len: u64) {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
+    // SAFETY: the call takes numbers only; the descriptor is open for as long as `file` lives. A
+    // failure costs nothing but the head start.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE);
+    }
 }
 
 fn parent(path: &Path) -> &Path {

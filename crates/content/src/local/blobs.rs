@@ -1,0 +1,128 @@
+//! The directory of blobs.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gantry_core::{Algorithm, Digest};
+use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_sys::durable;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::Info;
+
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512];
+
+/// `blobs/<algorithm>/<hex>`.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    dir: PathBuf,
+    /// Renames whose directory is not synced yet.
+    unsynced: AtomicU64,
+}
+
+impl Blobs {
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("blobs");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .context(|| root.display().to_string())?;
+        for algorithm in ALGORITHMS {
+            let path = dir.join(algorithm.as_str());
+            fs::create_dir_all(&path).context(|| path.display().to_string())?;
+        }
+        // Names of directories have to be durable before blobs in them are.
+        durable::sync_dir(&dir).context(|| dir.display().to_string())?;
+        durable::sync_dir(root).context(|| root.display().to_string())?;
+        Ok(Self { dir, unsynced: AtomicU64::new(0) })
+    }
+
+    pub(super) fn info(&self, digest: &Digest) -> Result<Info> {
+        let meta = fs::metadata(self.path(digest)).map_err(|e| blob_error(digest, e))?;
+        info(digest.clone(), &meta)
+    }
+
+    pub(super) fn open_blob(&self, digest: &Digest) -> Result<File> {
+        File::open(self.path(digest)).map_err(|e| blob_error(digest, e))
+    }
+
+    /// The removal is not synced: a blob that a power cut brings back is garbage like any other,
+    /// and goes with the next collection.
+    pub(super) fn delete(&self, digest: &Digest) -> Result<()> {
+        fs::remove_file(self.path(digest)).map_err(|e| blob_error(digest, e))
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Info>> {
+        let mut all = Vec::new();
+        for algorithm in ALGORITHMS {
+            let dir = self.dir.join(algorithm.as_str());
+            for entry in fs::read_dir(&dir).context(|| dir.display().to_string())? {
+                let entry = entry.context(|| dir.display().to_string())?;
+                let name = entry.file_name();
+                let text = format!("{}:{}", algorithm.as_str(), name.to_string_lossy());
+                let Ok(digest) = text.parse::<Digest>() else {
+                    tracing::warn!(path = %entry.path().display(), "not a blob, ignored");
+                    continue;
+                };
+                match entry.metadata() {
+                    Ok(meta) => all.push(info(digest, &meta)?),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(blob_error(&digest, e)),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether the blob is there, durably: a commit that has renamed it and not yet synced the
+    /// directory is helped along first.
+    pub(super) fn exists(&self, digest: &Digest) -> Result<bool> {
+        let path = self.path(digest);
+        if !path.try_exists().map_err(|e| blob_error(digest, e))? {
+            return Ok(false);
+        }
+        if self.unsynced.load(Ordering::Acquire) > 0 {
+            self.sync(digest)?;
+        }
+        Ok(true)
+    }
+
+    /// Gives the synced file `data` the name of blob `digest` and makes the name durable. False
+    /// when the blob exists already; `data` is then untouched.
+    pub(super) fn publish(&self, data: &Path, digest: &Digest) -> Result<bool> {
+        self.unsynced.fetch_add(1, Ordering::AcqRel);
+        let result = match renameat_with(CWD, data, CWD, self.path(digest), RenameFlags::NOREPLACE)
+        {
+            Ok(()) => self.sync(digest).map(|()| true),
+            Err(rustix::io::Errno::EXIST) => self.sync(digest).map(|()| false),
+            Err(e) => Err(Error::io(format!("blob {digest}: rename"), e.into())),
+        };
+        self.unsynced.fetch_sub(1, Ordering::AcqRel);
+        result
+    }
+
+    fn sync(&self, digest: &Digest) -> Result<()> {
+        let dir = self.dir.join(digest.algorithm().as_str());
+        durable::sync_dir(&dir).context(|| format!("blob {digest}: sync {}", dir.display()))
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.algorithm().as_str()).join(digest.hex())
+    }
+}
+
+fn info(digest: Digest, meta: &fs::Metadata) -> Result<Info> {
+    let modified = meta.modified().context(|| format!("blob {digest}"))?;
+    Ok(Info { digest, size: meta.len(), created_at: modified, updated_at: modified })
+}
+
+fn blob_error(digest: &Digest, err: io::Error) -> Error {
+    if err.kind() == io::ErrorKind::NotFound {
+        return Error::not_found(format!("content {digest}"));
+    }
+    Error::io(format!("content {digest}"), err)
+}
