@@ -1,0 +1,245 @@
+//! The plugin sections this daemon understands.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{GoDuration, MESSAGE_LEN_MAX};
+
+/// The sections below `[plugins]`; sections of plugins that are not built stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plugins {
+    /// The gRPC listener.
+    #[serde(rename = "io.containerd.server.v1.grpc")]
+    pub grpc: Listen,
+    /// The ttrpc listener for shims.
+    #[serde(rename = "io.containerd.server.v1.ttrpc")]
+    pub ttrpc: Listen,
+    /// The debug listener.
+    #[serde(rename = "io.containerd.server.v1.debug")]
+    pub debug: Listen,
+    /// The metrics listener.
+    #[serde(rename = "io.containerd.server.v1.metrics")]
+    pub metrics: MetricsListen,
+    /// The metadata store.
+    #[serde(rename = "io.containerd.metadata.v1.bolt")]
+    pub metadata: Metadata,
+    /// Garbage collection.
+    #[serde(rename = "io.containerd.gc.v1.scheduler")]
+    pub gc: Gc,
+    /// The overlayfs snapshotter.
+    #[serde(rename = "io.containerd.snapshotter.v1.overlayfs")]
+    pub overlayfs: Overlayfs,
+    /// The native (copying) snapshotter.
+    #[serde(rename = "io.containerd.snapshotter.v1.native")]
+    pub native: RootPath,
+    /// The diff service.
+    #[serde(rename = "io.containerd.service.v1.diff-service")]
+    pub diff: Diff,
+    /// The task runtime.
+    #[serde(rename = "io.containerd.runtime.v2.task")]
+    pub task: RuntimeTask,
+    /// The shim manager.
+    #[serde(rename = "io.containerd.shim.v1.manager")]
+    pub shim: ShimManager,
+    /// The transfer service.
+    #[serde(rename = "io.containerd.transfer.v1.local")]
+    pub transfer: Transfer,
+    /// Sections of plugins that are not built, untouched.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, toml::Value>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listen {
+    /// Socket path; empty means not served, or derived (ttrpc).
+    pub address: String,
+    /// Owner of the socket.
+    pub uid: u32,
+    /// Group of the socket.
+    pub gid: u32,
+    /// Largest message taken, in bytes (gRPC only); never above the built-in bound.
+    pub max_recv_message_size: usize,
+    /// Largest message sent, in bytes (gRPC only).
+    pub max_send_message_size: usize,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            uid: 0,
+            gid: 0,
+            max_recv_message_size: MESSAGE_LEN_MAX,
+            max_send_message_size: MESSAGE_LEN_MAX,
+        }
+    }
+}
+
+/// The metrics listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MetricsListen {
+    /// `host:port`; empty means not served.
+    pub address: String,
+    /// Whether to keep latency histograms per RPC.
+    pub grpc_histogram: bool,
+}
+
+/// Whether content of one namespace may be used by another that knows its digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentSharing {
+    /// Knowing the digest is enough.
+    #[default]
+    Shared,
+    /// The bytes must be sent again, unless a namespace is labelled shareable.
+    Isolated,
+}
+
+/// Metadata options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    /// Content sharing between namespaces.
+    pub content_sharing_policy: ContentSharing,
+    /// Skip fsync of the database (data loss on a power cut; for throw-away machines only).
+    pub no_sync: bool,
+}
+
+/// Garbage collection options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gc {
+    /// Largest share of time a collection may hold others up, 0 to 0.5.
+    pub pause_threshold: f64,
+    /// Deletions that trigger a collection at once; 0 means never by count.
+    pub deletion_threshold: u64,
+    /// Mutations after which the next deletion triggers a collection.
+    pub mutation_threshold: u64,
+    /// Wait between the trigger and the collection.
+    pub schedule_delay: GoDuration,
+    /// Wait between start-up and the first collection.
+    pub startup_delay: GoDuration,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        let parse = |s: &str| s.parse().expect("the default durations are well formed");
+        Self {
+            pause_threshold: 0.02,
+            deletion_threshold: 0,
+            mutation_threshold: 100,
+            schedule_delay: parse("0s"),
+            startup_delay: parse("100ms"),
+        }
+    }
+}
+
+/// Overlayfs options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overlayfs {
+    /// Directory of the snapshots; empty means below `root`.
+    pub root_path: String,
+    /// Record the upper directory as a label of each snapshot.
+    pub upperdir_label: bool,
+    /// Remove directories within the Remove call instead of in the background.
+    pub sync_remove: bool,
+    /// Allow remapping ids by chown when the kernel cannot idmap.
+    pub slow_chown: bool,
+    /// Further overlay mount options.
+    pub mount_options: Vec<String>,
+}
+
+/// A plugin whose only option is where it keeps its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootPath {
+    /// Directory; empty means below `root`.
+    pub root_path: PathBuf,
+}
+
+/// Diff service options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Diff {
+    /// Differs in the order they are tried.
+    pub default: Vec<String>,
+    /// Sync the file system after each applied layer.
+    pub sync_fs: bool,
+}
+
+impl Default for Diff {
+    fn default() -> Self {
+        Self { default: vec!["walking".to_owned()], sync_fs: false }
+    }
+}
+
+/// Task runtime options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuntimeTask {
+    /// Platforms served; empty means the host's.
+    pub platforms: Vec<String>,
+}
+
+/// Shim manager options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShimManager {
+    /// Environment added for every shim, `KEY=VALUE`.
+    pub env: Vec<String>,
+    /// Directory of the shims' sockets; empty means the default.
+    pub socket_dir: String,
+}
+
+/// Transfer options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Transfer {
+    /// Layers fetched at once per pull.
+    pub max_concurrent_downloads: usize,
+    /// Layers pushed at once per push.
+    pub max_concurrent_uploaded_layers: usize,
+    /// Layers unpacked at once per pull.
+    pub max_concurrent_unpacks: usize,
+    /// Bytes of one layer fetched in parallel ranges; 0 means whole layers.
+    pub concurrent_layer_fetch_buffer: u64,
+    /// Refuse images whose platform no snapshotter serves.
+    pub check_platform_supported: bool,
+    /// Directory of `hosts.toml` files.
+    pub config_path: String,
+    /// What pulled images are unpacked into.
+    pub unpack_config: Vec<TransferUnpack>,
+}
+
+impl Default for Transfer {
+    fn default() -> Self {
+        Self {
+            max_concurrent_downloads: 3,
+            max_concurrent_uploaded_layers: 3,
+            max_concurrent_unpacks: 1,
+            concurrent_layer_fetch_buffer: 0,
+            check_platform_supported: false,
+            config_path: String::new(),
+            unpack_config: Vec::new(),
+        }
+    }
+}
+
+/// One target of unpacking.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransferUnpack {
+    /// Platform, such as `linux/amd64`.
+    pub platform: String,
+    /// Snapshotter.
+    pub snapshotter: String,
+    /// Differ.
+    pub differ: String,
+}

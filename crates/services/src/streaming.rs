@@ -1,0 +1,215 @@
+//! `containerd.services.streaming.v1`: named two-way streams that another call picks up.
+//!
+//! A client opens a stream under a name of its choice and passes the name to, say, Transfer. The
+//! service there takes the stream ([`Streams::take`]) and owns it: dropping the [`Stream`] ends
+//! the client's call. Queues are one message deep beside what HTTP/2 buffers, so a side that does
+//! not read holds the other up and memory stays flat.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+
+use gantry_api::Payload as _;
+use gantry_api::containerd::services::streaming::v1::StreamInit;
+use gantry_api::containerd::services::streaming::v1::streaming_server::Streaming;
+use gantry_core::Namespace;
+use gantry_errdefs::{Error, Result};
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::call;
+
+/// Messages waiting in one direction of a stream.
+const QUEUE_LEN: usize = 1;
+
+/// Streams open at one time; each costs an HTTP/2 stream and a task.
+pub const STREAMS_MAX: usize = 4096;
+
+/// A stream that was taken.
+#[derive(Debug)]
+pub struct Stream {
+    incoming: mpsc::Receiver<Result<Any>>,
+    outgoing: mpsc::Sender<Result<Any, Status>>,
+}
+
+impl Stream {
+    /// The next message of the client; None once it has closed its side.
+    ///
+    /// # Errors
+    /// The status the call ended with, when the client has gone away or broke the protocol.
+    pub async fn recv(&mut self) -> Option<Result<Any>> {
+        self.incoming.recv().await
+    }
+
+    /// Sends a message to the client; waits while it does not read.
+    ///
+    /// # Errors
+    /// Unavailable when the client has gone away.
+    pub async fn send(&self, message: Any) -> Result<()> {
+        self.outgoing
+            .send(Ok(message))
+            .await
+            .map_err(|_| Error::unavailable("stream: the client has closed it"))
+    }
+
+    /// Splits the two directions, for those who read and write at once.
+    pub fn split(self) -> (StreamReceiver, StreamSender) {
+        (StreamReceiver { incoming: self.incoming }, StreamSender { outgoing: self.outgoing })
+    }
+}
+
+/// The reading half of a stream.
+#[derive(Debug)]
+pub struct StreamReceiver {
+    incoming: mpsc::Receiver<Result<Any>>,
+}
+
+impl StreamReceiver {
+    /// As [`Stream::recv`].
+    ///
+    /// # Errors
+    /// As [`Stream::recv`].
+    pub async fn recv(&mut self) -> Option<Result<Any>> {
+        self.incoming.recv().await
+    }
+}
+
+/// The writing half of a stream; the client's call ends when it is dropped.
+#[derive(Clone, Debug)]
+pub struct StreamSender {
+    outgoing: mpsc::Sender<Result<Any, Status>>,
+}
+
+impl StreamSender {
+    /// As [`Stream::send`].
+    ///
+    /// # Errors
+    /// As [`Stream::send`].
+    pub async fn send(&self, message: Any) -> Result<()> {
+        self.outgoing
+            .send(Ok(message))
+            .await
+            .map_err(|_| Error::unavailable("stream: the client has closed it"))
+    }
+}
+
+/// The streams clients have open. Cheap to clone; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    open: Arc<Mutex<HashMap<Key, Option<Stream>>>>,
+}
+
+type Key = (Namespace, String);
+
+impl Streams {
+    /// Takes the stream `id`.
+    ///
+    /// # Errors
+    /// NotFound when no client has it open, FailedPrecondition when it was taken before.
+    pub fn take(&self, namespace: &Namespace, id: &str) -> Result<Stream> {
+        match self.lock().get_mut(&(namespace.clone(), id.to_owned())) {
+            None => Err(Error::not_found(format!("stream {id:?}"))),
+            Some(slot) => slot.take().ok_or_else(|| {
+                Error::failed_precondition(format!("stream {id:?}: in use by another call"))
+            }),
+        }
+    }
+
+    fn insert(&self, key: Key, stream: Stream) -> Result<Open> {
+        let mut open = self.lock();
+        if open.len() >= STREAMS_MAX {
+            return Err(Error::resource_exhausted(format!("streams: {STREAMS_MAX} is the limit")));
+        }
+        if open.contains_key(&key) {
+            // Clients know this one as Unknown.
+            return Err(Error::unknown(format!("stream {:?}: already exists", key.1)));
+        }
+        open.insert(key.clone(), Some(stream));
+        Ok(Open { streams: self.clone(), key })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Option<Stream>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An entry of [`Streams`]; gone when the client's call ends.
+#[derive(Debug)]
+struct Open {
+    streams: Streams,
+    key: Key,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.streams.lock().remove(&self.key);
+    }
+}
+
+/// Opens streams for clients.
+#[derive(Clone, Debug)]
+pub struct StreamingService {
+    streams: Streams,
+}
+
+impl StreamingService {
+    /// A service that puts streams into `streams`.
+    pub fn new(streams: Streams) -> Self {
+        Self { streams }
+    }
+}
+
+/// The server's side of one call: messages for the client, and what the call holds.
+#[derive(Debug)]
+pub struct Outgoing {
+    messages: ReceiverStream<Result<Any, Status>>,
+    _open: Open,
+}
+
+impl futures_util::Stream for Outgoing {
+    type Item = Result<Any, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.messages).poll_next(cx)
+    }
+}
+
+#[tonic::async_trait]
+impl Streaming for StreamingService {
+    type StreamStream = Outgoing;
+
+    async fn stream(
+        &self,
+        request: Request<tonic::Streaming<Any>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let ctx = call::context(&request)?;
+        let mut client = request.into_inner();
+        let first = client
+            .message()
+            .await?
+            .ok_or_else(|| Error::invalid_argument("stream: closed before it was named"))?;
+        let init: StreamInit = first.unpack()?.ok_or_else(|| {
+            Error::invalid_argument(format!("stream: expect StreamInit, got {:?}", first.type_url))
+        })?;
+        let (to_client, messages) = mpsc::channel(QUEUE_LEN);
+        let (to_taker, incoming) = mpsc::channel(QUEUE_LEN);
+        // The answer that tells the client that the name is registered goes first.
+        let accepted = Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
+        to_client.try_send(Ok(accepted)).map_err(|_| Error::internal("stream: new queue full"))?;
+        let stream = Stream { incoming, outgoing: to_client };
+        let open = self.streams.insert((ctx.namespace, init.id), stream)?;
+        // Ends with the call: its request stream does, and nobody holds the other end then.
+        tokio::spawn(async move {
+            while let Some(message) = client.message().await.map_err(Error::from).transpose() {
+                let last = message.is_err();
+                if to_taker.send(message).await.is_err() || last {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Outgoing { messages: ReceiverStream::new(messages), _open: open }))
+    }
+}
