@@ -1,11 +1,36 @@
 //! The ttrpc protocol: client and server on tokio.
+//!
+//! ttrpc is what shims speak: requests and answers as protobuf messages in frames with a
+//! ten-byte header, many at a time over one unix socket, no HTTP. Layout on the wire is in
+//! [`frame`](self) terms: length, stream id, kind, flags. Streams (several messages either way
+//! under one id) are built as Go's ttrpc 1.2 has them.
+//!
+//! [`Client`] is cheap to clone; all clones share one connection, and all their calls fail with
+//! Unavailable at once when it dies. [`Server`] serves [`Service`]s, which the api crate
+//! generates; it needs no more than a current-thread runtime and keeps no buffers for idle
+//! connections, since every container has a shim that runs one.
+//!
+//! Not here: reconnecting (the runtime crate decides whether a shim is dead) and encryption.
 #![forbid(unsafe_code)]
-mod context;
-mod service;
+
+mod address;
 mod client;
+mod context;
+mod frame;
+mod message;
+mod server;
+mod service;
 mod stream;
-pub use context::Context;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::Address;
 pub use client::Client;
+pub use context::Context;
+pub use frame::FRAME_BYTES_MAX;
+pub use gantry_errdefs::{Error, Result};
+pub use server::{Server, ServerBuilder};
+pub use service::{Finish, Open, Reply, Service, reply, unimplemented, unknown_method};
 pub use stream::Stream;
-pub use gantry_errdefs::Result;
-pub use service::{Finish, Reply, Service, reply, unimplemented, unknown_method};

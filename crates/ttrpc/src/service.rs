@@ -12,8 +12,12 @@ use crate::{Context, Stream};
 /// The answer to come of one call: an encoded message.
 pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>>> + Send>>;
 
-/// The end of one stream: it is closed when the future ends, with the error if there is one.
-pub type Finish = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+/// The end of one stream: with a last message when only the client streams, without one when
+/// the server does, or with an error.
+pub type Finish = Pin<Box<dyn Future<Output = Result<Option<Vec<u8>>>> + Send>>;
+
+/// Starts the handler of a stream.
+pub type Open = Box<dyn FnOnce(Stream) -> Finish + Send>;
 
 /// A service: a name and its methods. Generated servers implement it.
 pub trait Service: Send + Sync + 'static {
@@ -26,7 +30,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Starts a method with a stream on either side; none when the method has no streams, as
     /// is the case for all methods of most services.
-    fn stream(&self, _method: &str, _ctx: &Context) -> Option<Box<dyn FnOnce(Stream) -> Finish>> {
+    fn stream(&self, _method: &str, _ctx: &Context) -> Option<Open> {
         None
     }
 }
