@@ -34,10 +34,19 @@ fn client(name: &str, methods: &[&Method], out: &mut String) {
         &format!(
             "/// Calls the service on the far end of a connection.\n\
              #[derive(Clone, Debug)]\n\
-             pub struct {name}Client {{ client: ::gantry_ttrpc::Client }}\n\
+             pub struct {name}Client {{\n\
+             client: ::gantry_ttrpc::Client,\n\
+             service: &'static str,\n\
+             }}\n\
              impl {name}Client {{\n\
              /// Calls over `client`, which other services may share.\n\
-             pub fn new(client: ::gantry_ttrpc::Client) -> Self {{ Self {{ client }} }}\n\
+             pub fn new(client: ::gantry_ttrpc::Client) -> Self {{ Self::named(client, SERVICE) }}\n\
+             /// Calls a service that differs from this one by its name only.\n\
+             pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {{\n\
+             Self {{ client, service }}\n\
+             }}\n\
+             /// The name under which calls are sent.\n\
+             pub fn service(&self) -> &'static str {{ self.service }}\n\
              /// The connection below.\n\
              pub fn connection(&self) -> &::gantry_ttrpc::Client {{ &self.client }}\n"
         ),
@@ -49,7 +58,7 @@ fn client(name: &str, methods: &[&Method], out: &mut String) {
                 "/// Calls `{proto}`.\n\
                  pub async fn {rust}(&self, ctx: &::gantry_ttrpc::Context, request: &{input}) \
                  -> ::gantry_ttrpc::Result<{output}> {{\n\
-                 self.client.call(SERVICE, \"{proto}\", request, ctx).await\n}}\n",
+                 self.client.call(self.service, \"{proto}\", request, ctx).await\n}}\n",
                 proto = m.proto_name,
                 rust = m.name,
                 input = path(&m.input_type),
@@ -91,16 +100,23 @@ fn server(name: &str, methods: &[&Method], out: &mut String) {
             "}}\n\
              /// Serves an implementation of [`{name}`].\n\
              #[derive(Debug)]\n\
-             pub struct {name}Server<T>(::std::sync::Arc<T>);\n\
+             pub struct {name}Server<T> {{\n\
+             inner: ::std::sync::Arc<T>,\n\
+             service: &'static str,\n\
+             }}\n\
              impl<T: {name}> {name}Server<T> {{\n\
              /// Serves `inner`.\n\
-             pub fn new(inner: ::std::sync::Arc<T>) -> Self {{ Self(inner) }}\n\
+             pub fn new(inner: ::std::sync::Arc<T>) -> Self {{ Self::named(inner, SERVICE) }}\n\
+             /// Serves `inner` as a service that differs from this one by its name only.\n\
+             pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {{\n\
+             Self {{ inner, service }}\n\
+             }}\n\
              }}\n\
              impl<T: {name}> ::gantry_ttrpc::Service for {name}Server<T> {{\n\
-             fn name(&self) -> &'static str {{ SERVICE }}\n\
+             fn name(&self) -> &'static str {{ self.service }}\n\
              fn call(&self, method: &str, ctx: ::gantry_ttrpc::Context, payload: ::bytes::Bytes) \
              -> ::gantry_ttrpc::Reply {{\n\
-             let inner = ::std::sync::Arc::clone(&self.0);\n\
+             let inner = ::std::sync::Arc::clone(&self.inner);\n\
              match method {{\n"
         ),
     );
@@ -115,7 +131,7 @@ fn server(name: &str, methods: &[&Method], out: &mut String) {
             ),
         );
     }
-    out.push_str("_ => ::gantry_ttrpc::unknown_method(SERVICE, method),\n}\n}\n}\n");
+    out.push_str("_ => ::gantry_ttrpc::unknown_method(self.service, method),\n}\n}\n}\n");
 }
 
 /// A type as seen from inside the module, which is one level below the messages.

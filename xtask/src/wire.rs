@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet,
-};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 use crate::{Result, codegen};
 
@@ -204,6 +202,22 @@ mod tests {
                 assert!(facts.binary_search(line).is_ok(), "{name}: not in the facts {line:?}");
             }
             assert_eq!(ours.len(), facts.len(), "{name}");
+        }
+    }
+
+    /// `TaskClient::named` and `TaskServer::named` of the api crate rest on this.
+    #[test]
+    fn task_v2_and_v3_differ_by_name_only() {
+        let ours = tables(&codegen::descriptors().expect("compiles"));
+        for lines in [&ours.methods, &ours.fields] {
+            let of = |package: &str| -> Vec<String> {
+                lines
+                    .iter()
+                    .filter(|l| l.starts_with(package))
+                    .map(|l| l.replace(package, "task"))
+                    .collect()
+            };
+            assert_eq!(of("containerd.task.v2."), of("containerd.task.v3."));
         }
     }
 }

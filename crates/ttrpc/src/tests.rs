@@ -46,7 +46,10 @@ impl Service for Echo {
                 Ok(text(ctx.get(&req.value).unwrap_or("none")))
             }),
             "Timeout" => {
-                reply(payload, move |_: Text| async move { Ok(text(&format!("{:?}", ctx.timeout))) })
+                reply(
+                    payload,
+                    move |_: Text| async move { Ok(text(&format!("{:?}", ctx.timeout))) },
+                )
             }
             "Sleep" => reply(payload, |req: Text| async move {
                 let millis = req.value.parse().expect("a number");

@@ -337,11 +337,20 @@ pub mod sandbox_ttrpc {
     #[derive(Clone, Debug)]
     pub struct SandboxClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl SandboxClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -353,7 +362,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::CreateSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::CreateSandboxResponse> {
-            self.client.call(SERVICE, "CreateSandbox", request, ctx).await
+            self.client.call(self.service, "CreateSandbox", request, ctx).await
         }
         /// Calls `StartSandbox`.
         pub async fn start_sandbox(
@@ -361,7 +370,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StartSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::StartSandboxResponse> {
-            self.client.call(SERVICE, "StartSandbox", request, ctx).await
+            self.client.call(self.service, "StartSandbox", request, ctx).await
         }
         /// Calls `Platform`.
         pub async fn platform(
@@ -369,7 +378,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PlatformRequest,
         ) -> ::gantry_ttrpc::Result<super::PlatformResponse> {
-            self.client.call(SERVICE, "Platform", request, ctx).await
+            self.client.call(self.service, "Platform", request, ctx).await
         }
         /// Calls `StopSandbox`.
         pub async fn stop_sandbox(
@@ -377,7 +386,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StopSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::StopSandboxResponse> {
-            self.client.call(SERVICE, "StopSandbox", request, ctx).await
+            self.client.call(self.service, "StopSandbox", request, ctx).await
         }
         /// Calls `WaitSandbox`.
         pub async fn wait_sandbox(
@@ -385,7 +394,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::WaitSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::WaitSandboxResponse> {
-            self.client.call(SERVICE, "WaitSandbox", request, ctx).await
+            self.client.call(self.service, "WaitSandbox", request, ctx).await
         }
         /// Calls `SandboxStatus`.
         pub async fn sandbox_status(
@@ -393,7 +402,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::SandboxStatusRequest,
         ) -> ::gantry_ttrpc::Result<super::SandboxStatusResponse> {
-            self.client.call(SERVICE, "SandboxStatus", request, ctx).await
+            self.client.call(self.service, "SandboxStatus", request, ctx).await
         }
         /// Calls `PingSandbox`.
         pub async fn ping_sandbox(
@@ -401,7 +410,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PingRequest,
         ) -> ::gantry_ttrpc::Result<super::PingResponse> {
-            self.client.call(SERVICE, "PingSandbox", request, ctx).await
+            self.client.call(self.service, "PingSandbox", request, ctx).await
         }
         /// Calls `ShutdownSandbox`.
         pub async fn shutdown_sandbox(
@@ -409,7 +418,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ShutdownSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::ShutdownSandboxResponse> {
-            self.client.call(SERVICE, "ShutdownSandbox", request, ctx).await
+            self.client.call(self.service, "ShutdownSandbox", request, ctx).await
         }
         /// Calls `SandboxMetrics`.
         pub async fn sandbox_metrics(
@@ -417,7 +426,7 @@ pub mod sandbox_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::SandboxMetricsRequest,
         ) -> ::gantry_ttrpc::Result<super::SandboxMetricsResponse> {
-            self.client.call(SERVICE, "SandboxMetrics", request, ctx).await
+            self.client.call(self.service, "SandboxMetrics", request, ctx).await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -524,16 +533,23 @@ pub mod sandbox_ttrpc {
     }
     /// Serves an implementation of [`Sandbox`].
     #[derive(Debug)]
-    pub struct SandboxServer<T>(::std::sync::Arc<T>);
+    pub struct SandboxServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: Sandbox> SandboxServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: Sandbox> ::gantry_ttrpc::Service for SandboxServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -541,7 +557,7 @@ pub mod sandbox_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "CreateSandbox" => {
                     ::gantry_ttrpc::reply(
@@ -601,7 +617,7 @@ pub mod sandbox_ttrpc {
                         },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }

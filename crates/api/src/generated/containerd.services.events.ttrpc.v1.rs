@@ -22,11 +22,20 @@ pub mod events_ttrpc {
     #[derive(Clone, Debug)]
     pub struct EventsClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl EventsClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -38,7 +47,7 @@ pub mod events_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ForwardRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Forward", request, ctx).await
+            self.client.call(self.service, "Forward", request, ctx).await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -55,16 +64,23 @@ pub mod events_ttrpc {
     }
     /// Serves an implementation of [`Events`].
     #[derive(Debug)]
-    pub struct EventsServer<T>(::std::sync::Arc<T>);
+    pub struct EventsServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: Events> EventsServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: Events> ::gantry_ttrpc::Service for EventsServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -72,7 +88,7 @@ pub mod events_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "Forward" => {
                     ::gantry_ttrpc::reply(
@@ -80,7 +96,7 @@ pub mod events_ttrpc {
                         |request| async move { inner.forward(ctx, request).await },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }

@@ -491,11 +491,20 @@ pub mod task_ttrpc {
     #[derive(Clone, Debug)]
     pub struct TaskClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl TaskClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -507,7 +516,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StateRequest,
         ) -> ::gantry_ttrpc::Result<super::StateResponse> {
-            self.client.call(SERVICE, "State", request, ctx).await
+            self.client.call(self.service, "State", request, ctx).await
         }
         /// Calls `Create`.
         pub async fn create(
@@ -515,7 +524,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::CreateTaskRequest,
         ) -> ::gantry_ttrpc::Result<super::CreateTaskResponse> {
-            self.client.call(SERVICE, "Create", request, ctx).await
+            self.client.call(self.service, "Create", request, ctx).await
         }
         /// Calls `Start`.
         pub async fn start(
@@ -523,7 +532,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StartRequest,
         ) -> ::gantry_ttrpc::Result<super::StartResponse> {
-            self.client.call(SERVICE, "Start", request, ctx).await
+            self.client.call(self.service, "Start", request, ctx).await
         }
         /// Calls `Delete`.
         pub async fn delete(
@@ -531,7 +540,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::DeleteRequest,
         ) -> ::gantry_ttrpc::Result<super::DeleteResponse> {
-            self.client.call(SERVICE, "Delete", request, ctx).await
+            self.client.call(self.service, "Delete", request, ctx).await
         }
         /// Calls `Pids`.
         pub async fn pids(
@@ -539,7 +548,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PidsRequest,
         ) -> ::gantry_ttrpc::Result<super::PidsResponse> {
-            self.client.call(SERVICE, "Pids", request, ctx).await
+            self.client.call(self.service, "Pids", request, ctx).await
         }
         /// Calls `Pause`.
         pub async fn pause(
@@ -547,7 +556,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PauseRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Pause", request, ctx).await
+            self.client.call(self.service, "Pause", request, ctx).await
         }
         /// Calls `Resume`.
         pub async fn resume(
@@ -555,7 +564,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ResumeRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Resume", request, ctx).await
+            self.client.call(self.service, "Resume", request, ctx).await
         }
         /// Calls `Checkpoint`.
         pub async fn checkpoint(
@@ -563,7 +572,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::CheckpointTaskRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Checkpoint", request, ctx).await
+            self.client.call(self.service, "Checkpoint", request, ctx).await
         }
         /// Calls `Kill`.
         pub async fn kill(
@@ -571,7 +580,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::KillRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Kill", request, ctx).await
+            self.client.call(self.service, "Kill", request, ctx).await
         }
         /// Calls `Exec`.
         pub async fn exec(
@@ -579,7 +588,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ExecProcessRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Exec", request, ctx).await
+            self.client.call(self.service, "Exec", request, ctx).await
         }
         /// Calls `ResizePty`.
         pub async fn resize_pty(
@@ -587,7 +596,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ResizePtyRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "ResizePty", request, ctx).await
+            self.client.call(self.service, "ResizePty", request, ctx).await
         }
         /// Calls `CloseIO`.
         pub async fn close_io(
@@ -595,7 +604,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::CloseIoRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "CloseIO", request, ctx).await
+            self.client.call(self.service, "CloseIO", request, ctx).await
         }
         /// Calls `Update`.
         pub async fn update(
@@ -603,7 +612,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::UpdateTaskRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Update", request, ctx).await
+            self.client.call(self.service, "Update", request, ctx).await
         }
         /// Calls `Wait`.
         pub async fn wait(
@@ -611,7 +620,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::WaitRequest,
         ) -> ::gantry_ttrpc::Result<super::WaitResponse> {
-            self.client.call(SERVICE, "Wait", request, ctx).await
+            self.client.call(self.service, "Wait", request, ctx).await
         }
         /// Calls `Stats`.
         pub async fn stats(
@@ -619,7 +628,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StatsRequest,
         ) -> ::gantry_ttrpc::Result<super::StatsResponse> {
-            self.client.call(SERVICE, "Stats", request, ctx).await
+            self.client.call(self.service, "Stats", request, ctx).await
         }
         /// Calls `Connect`.
         pub async fn connect(
@@ -627,7 +636,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ConnectRequest,
         ) -> ::gantry_ttrpc::Result<super::ConnectResponse> {
-            self.client.call(SERVICE, "Connect", request, ctx).await
+            self.client.call(self.service, "Connect", request, ctx).await
         }
         /// Calls `Shutdown`.
         pub async fn shutdown(
@@ -635,7 +644,7 @@ pub mod task_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ShutdownRequest,
         ) -> ::gantry_ttrpc::Result<()> {
-            self.client.call(SERVICE, "Shutdown", request, ctx).await
+            self.client.call(self.service, "Shutdown", request, ctx).await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -812,16 +821,23 @@ pub mod task_ttrpc {
     }
     /// Serves an implementation of [`Task`].
     #[derive(Debug)]
-    pub struct TaskServer<T>(::std::sync::Arc<T>);
+    pub struct TaskServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: Task> TaskServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: Task> ::gantry_ttrpc::Service for TaskServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -829,7 +845,7 @@ pub mod task_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "State" => {
                     ::gantry_ttrpc::reply(
@@ -933,7 +949,7 @@ pub mod task_ttrpc {
                         |request| async move { inner.shutdown(ctx, request).await },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }

@@ -2140,11 +2140,20 @@ pub mod runtime_ttrpc {
     #[derive(Clone, Debug)]
     pub struct RuntimeClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl RuntimeClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -2156,7 +2165,7 @@ pub mod runtime_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::RegisterPluginRequest,
         ) -> ::gantry_ttrpc::Result<super::Empty> {
-            self.client.call(SERVICE, "RegisterPlugin", request, ctx).await
+            self.client.call(self.service, "RegisterPlugin", request, ctx).await
         }
         /// Calls `UpdateContainers`.
         pub async fn update_containers(
@@ -2164,7 +2173,7 @@ pub mod runtime_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::UpdateContainersRequest,
         ) -> ::gantry_ttrpc::Result<super::UpdateContainersResponse> {
-            self.client.call(SERVICE, "UpdateContainers", request, ctx).await
+            self.client.call(self.service, "UpdateContainers", request, ctx).await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -2194,16 +2203,23 @@ pub mod runtime_ttrpc {
     }
     /// Serves an implementation of [`Runtime`].
     #[derive(Debug)]
-    pub struct RuntimeServer<T>(::std::sync::Arc<T>);
+    pub struct RuntimeServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: Runtime> RuntimeServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: Runtime> ::gantry_ttrpc::Service for RuntimeServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -2211,7 +2227,7 @@ pub mod runtime_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "RegisterPlugin" => {
                     ::gantry_ttrpc::reply(
@@ -2229,7 +2245,7 @@ pub mod runtime_ttrpc {
                         },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }
@@ -2242,11 +2258,20 @@ pub mod plugin_ttrpc {
     #[derive(Clone, Debug)]
     pub struct PluginClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl PluginClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -2258,7 +2283,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ConfigureRequest,
         ) -> ::gantry_ttrpc::Result<super::ConfigureResponse> {
-            self.client.call(SERVICE, "Configure", request, ctx).await
+            self.client.call(self.service, "Configure", request, ctx).await
         }
         /// Calls `Synchronize`.
         pub async fn synchronize(
@@ -2266,7 +2291,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::SynchronizeRequest,
         ) -> ::gantry_ttrpc::Result<super::SynchronizeResponse> {
-            self.client.call(SERVICE, "Synchronize", request, ctx).await
+            self.client.call(self.service, "Synchronize", request, ctx).await
         }
         /// Calls `Shutdown`.
         pub async fn shutdown(
@@ -2274,7 +2299,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::Empty,
         ) -> ::gantry_ttrpc::Result<super::Empty> {
-            self.client.call(SERVICE, "Shutdown", request, ctx).await
+            self.client.call(self.service, "Shutdown", request, ctx).await
         }
         /// Calls `RunPodSandbox`.
         pub async fn run_pod_sandbox(
@@ -2282,7 +2307,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::RunPodSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::RunPodSandboxResponse> {
-            self.client.call(SERVICE, "RunPodSandbox", request, ctx).await
+            self.client.call(self.service, "RunPodSandbox", request, ctx).await
         }
         /// Calls `UpdatePodSandbox`.
         pub async fn update_pod_sandbox(
@@ -2290,7 +2315,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::UpdatePodSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::UpdatePodSandboxResponse> {
-            self.client.call(SERVICE, "UpdatePodSandbox", request, ctx).await
+            self.client.call(self.service, "UpdatePodSandbox", request, ctx).await
         }
         /// Calls `PostUpdatePodSandbox`.
         pub async fn post_update_pod_sandbox(
@@ -2298,7 +2323,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PostUpdatePodSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::PostUpdatePodSandboxResponse> {
-            self.client.call(SERVICE, "PostUpdatePodSandbox", request, ctx).await
+            self.client.call(self.service, "PostUpdatePodSandbox", request, ctx).await
         }
         /// Calls `StopPodSandbox`.
         pub async fn stop_pod_sandbox(
@@ -2306,7 +2331,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StopPodSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::StopPodSandboxResponse> {
-            self.client.call(SERVICE, "StopPodSandbox", request, ctx).await
+            self.client.call(self.service, "StopPodSandbox", request, ctx).await
         }
         /// Calls `RemovePodSandbox`.
         pub async fn remove_pod_sandbox(
@@ -2314,7 +2339,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::RemovePodSandboxRequest,
         ) -> ::gantry_ttrpc::Result<super::RemovePodSandboxResponse> {
-            self.client.call(SERVICE, "RemovePodSandbox", request, ctx).await
+            self.client.call(self.service, "RemovePodSandbox", request, ctx).await
         }
         /// Calls `CreateContainer`.
         pub async fn create_container(
@@ -2322,7 +2347,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::CreateContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::CreateContainerResponse> {
-            self.client.call(SERVICE, "CreateContainer", request, ctx).await
+            self.client.call(self.service, "CreateContainer", request, ctx).await
         }
         /// Calls `PostCreateContainer`.
         pub async fn post_create_container(
@@ -2330,7 +2355,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PostCreateContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::PostCreateContainerResponse> {
-            self.client.call(SERVICE, "PostCreateContainer", request, ctx).await
+            self.client.call(self.service, "PostCreateContainer", request, ctx).await
         }
         /// Calls `StartContainer`.
         pub async fn start_container(
@@ -2338,7 +2363,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StartContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::StartContainerResponse> {
-            self.client.call(SERVICE, "StartContainer", request, ctx).await
+            self.client.call(self.service, "StartContainer", request, ctx).await
         }
         /// Calls `PostStartContainer`.
         pub async fn post_start_container(
@@ -2346,7 +2371,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PostStartContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::PostStartContainerResponse> {
-            self.client.call(SERVICE, "PostStartContainer", request, ctx).await
+            self.client.call(self.service, "PostStartContainer", request, ctx).await
         }
         /// Calls `UpdateContainer`.
         pub async fn update_container(
@@ -2354,7 +2379,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::UpdateContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::UpdateContainerResponse> {
-            self.client.call(SERVICE, "UpdateContainer", request, ctx).await
+            self.client.call(self.service, "UpdateContainer", request, ctx).await
         }
         /// Calls `PostUpdateContainer`.
         pub async fn post_update_container(
@@ -2362,7 +2387,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::PostUpdateContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::PostUpdateContainerResponse> {
-            self.client.call(SERVICE, "PostUpdateContainer", request, ctx).await
+            self.client.call(self.service, "PostUpdateContainer", request, ctx).await
         }
         /// Calls `StopContainer`.
         pub async fn stop_container(
@@ -2370,7 +2395,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StopContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::StopContainerResponse> {
-            self.client.call(SERVICE, "StopContainer", request, ctx).await
+            self.client.call(self.service, "StopContainer", request, ctx).await
         }
         /// Calls `RemoveContainer`.
         pub async fn remove_container(
@@ -2378,7 +2403,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::RemoveContainerRequest,
         ) -> ::gantry_ttrpc::Result<super::RemoveContainerResponse> {
-            self.client.call(SERVICE, "RemoveContainer", request, ctx).await
+            self.client.call(self.service, "RemoveContainer", request, ctx).await
         }
         /// Calls `StateChange`.
         pub async fn state_change(
@@ -2386,7 +2411,7 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::StateChangeEvent,
         ) -> ::gantry_ttrpc::Result<super::Empty> {
-            self.client.call(SERVICE, "StateChange", request, ctx).await
+            self.client.call(self.service, "StateChange", request, ctx).await
         }
         /// Calls `ValidateContainerAdjustment`.
         pub async fn validate_container_adjustment(
@@ -2394,7 +2419,9 @@ pub mod plugin_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::ValidateContainerAdjustmentRequest,
         ) -> ::gantry_ttrpc::Result<super::ValidateContainerAdjustmentResponse> {
-            self.client.call(SERVICE, "ValidateContainerAdjustment", request, ctx).await
+            self.client
+                .call(self.service, "ValidateContainerAdjustment", request, ctx)
+                .await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -2604,16 +2631,23 @@ pub mod plugin_ttrpc {
     }
     /// Serves an implementation of [`Plugin`].
     #[derive(Debug)]
-    pub struct PluginServer<T>(::std::sync::Arc<T>);
+    pub struct PluginServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: Plugin> PluginServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: Plugin> ::gantry_ttrpc::Service for PluginServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -2621,7 +2655,7 @@ pub mod plugin_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "Configure" => {
                     ::gantry_ttrpc::reply(
@@ -2757,7 +2791,7 @@ pub mod plugin_ttrpc {
                         },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }
@@ -2770,11 +2804,20 @@ pub mod host_functions_ttrpc {
     #[derive(Clone, Debug)]
     pub struct HostFunctionsClient {
         client: ::gantry_ttrpc::Client,
+        service: &'static str,
     }
     impl HostFunctionsClient {
         /// Calls over `client`, which other services may share.
         pub fn new(client: ::gantry_ttrpc::Client) -> Self {
-            Self { client }
+            Self::named(client, SERVICE)
+        }
+        /// Calls a service that differs from this one by its name only.
+        pub fn named(client: ::gantry_ttrpc::Client, service: &'static str) -> Self {
+            Self { client, service }
+        }
+        /// The name under which calls are sent.
+        pub fn service(&self) -> &'static str {
+            self.service
         }
         /// The connection below.
         pub fn connection(&self) -> &::gantry_ttrpc::Client {
@@ -2786,7 +2829,7 @@ pub mod host_functions_ttrpc {
             ctx: &::gantry_ttrpc::Context,
             request: &super::LogRequest,
         ) -> ::gantry_ttrpc::Result<super::Empty> {
-            self.client.call(SERVICE, "Log", request, ctx).await
+            self.client.call(self.service, "Log", request, ctx).await
         }
     }
     /// The methods of the service; each answers Unimplemented until it is written.
@@ -2805,16 +2848,23 @@ pub mod host_functions_ttrpc {
     }
     /// Serves an implementation of [`HostFunctions`].
     #[derive(Debug)]
-    pub struct HostFunctionsServer<T>(::std::sync::Arc<T>);
+    pub struct HostFunctionsServer<T> {
+        inner: ::std::sync::Arc<T>,
+        service: &'static str,
+    }
     impl<T: HostFunctions> HostFunctionsServer<T> {
         /// Serves `inner`.
         pub fn new(inner: ::std::sync::Arc<T>) -> Self {
-            Self(inner)
+            Self::named(inner, SERVICE)
+        }
+        /// Serves `inner` as a service that differs from this one by its name only.
+        pub fn named(inner: ::std::sync::Arc<T>, service: &'static str) -> Self {
+            Self { inner, service }
         }
     }
     impl<T: HostFunctions> ::gantry_ttrpc::Service for HostFunctionsServer<T> {
         fn name(&self) -> &'static str {
-            SERVICE
+            self.service
         }
         fn call(
             &self,
@@ -2822,7 +2872,7 @@ pub mod host_functions_ttrpc {
             ctx: ::gantry_ttrpc::Context,
             payload: ::bytes::Bytes,
         ) -> ::gantry_ttrpc::Reply {
-            let inner = ::std::sync::Arc::clone(&self.0);
+            let inner = ::std::sync::Arc::clone(&self.inner);
             match method {
                 "Log" => {
                     ::gantry_ttrpc::reply(
@@ -2830,7 +2880,7 @@ pub mod host_functions_ttrpc {
                         |request| async move { inner.log(ctx, request).await },
                     )
                 }
-                _ => ::gantry_ttrpc::unknown_method(SERVICE, method),
+                _ => ::gantry_ttrpc::unknown_method(self.service, method),
             }
         }
     }
