@@ -1,0 +1,17 @@
+//! Scenarios with real clients; see `rig.rs` for what runs where.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[macro_use]
+mod rig;
+
+mod content;
+mod crash;
+mod hostile;
+mod images;
+mod pull;
+mod records;
+mod restart;
+mod run;
+mod shims;
+mod snapshots;
+mod tasks;

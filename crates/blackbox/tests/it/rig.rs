@@ -1,0 +1,154 @@
+//! A daemon, a client, a registry and an image: what every scenario starts from.
+
+use std::path::PathBuf;
+
+use gantry_testkit::{Ctr, Daemon, DaemonKind, Image, Registry};
+
+/// Which client a scenario runs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Debian's `ctr`.
+    Ctr,
+    /// Our `gantry`.
+    Gantry,
+}
+
+/// One scenario's own daemon and client. Everything is torn down on drop.
+pub struct Rig {
+    /// The client, in the daemon's own namespace.
+    pub client: Ctr,
+    /// The daemon.
+    pub daemon: Daemon,
+    kind: Client,
+    registry: Option<Registry>,
+}
+
+impl Rig {
+    /// Starts a daemon.
+    pub fn new(daemon: DaemonKind, kind: Client) -> Self {
+        let builder = match daemon {
+            DaemonKind::Gantryd => Daemon::gantryd(),
+            DaemonKind::Containerd => Daemon::containerd(),
+        };
+        Self::with(builder.start(), kind)
+    }
+
+    /// Takes a daemon that runs already.
+    pub fn with(daemon: Daemon, kind: Client) -> Self {
+        let client = match kind {
+            Client::Ctr => daemon.ctr(),
+            Client::Gantry => daemon.gantry(),
+        };
+        Self { client, daemon, kind, registry: None }
+    }
+
+    /// Which client this is.
+    #[allow(dead_code, reason = "for scenarios that differ by client")]
+    pub fn kind(&self) -> Client {
+        self.kind
+    }
+
+    /// The rig's registry, started on first use.
+    pub fn registry(&mut self) -> &Registry {
+        self.registry.get_or_insert_with(Registry::start)
+    }
+
+    /// Imports `image` under `name` and returns the name.
+    pub fn import(&self, image: &Image, name: &str) -> String {
+        let path = self.scratch("import.tar");
+        image.write_oci_tar(&path, name);
+        self.client.ok(["images", "import", path.to_str().unwrap()]);
+        std::fs::remove_file(path).unwrap();
+        name.to_owned()
+    }
+
+    /// Imports the plain busybox image.
+    pub fn busybox(&self) -> String {
+        self.import(&Image::busybox(), "docker.io/library/busybox:1")
+    }
+
+    /// Pushes `image` to the rig's registry and pulls it.
+    pub fn pull(&mut self, image: &Image, name: &str) -> String {
+        let reference = image.push(self.registry(), name);
+        self.client.ok(["images", "pull", "--plain-http", &reference]);
+        reference
+    }
+
+    /// A path beside the daemon's own directories.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.daemon.dir().join(name)
+    }
+
+    /// Starts a container that sleeps.
+    pub fn sleeper(&self, image: &str, id: &str) {
+        self.client.ok(["run", "-d", image, id, "sleep", "1000"]);
+    }
+
+    /// Kills and removes a container and its task.
+    pub fn remove(&self, id: &str) {
+        self.client.ok(["tasks", "delete", "--force", id]);
+        self.client.ok(["containers", "delete", id]);
+    }
+}
+
+/// Rows of a table without its header, split into columns.
+pub fn rows(table: &str) -> Vec<Vec<String>> {
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .filter(|row: &Vec<String>| !row.is_empty())
+        .collect()
+}
+
+/// Runs each scenario with `ctr` and `gantry` on gantryd, and with `ctr` on Debian's containerd.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        $(
+            mod $name {
+                use gantry_testkit::DaemonKind;
+
+                use crate::rig::{Client, Rig};
+
+                #[test]
+                fn root_ctr_on_gantryd() {
+                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Ctr));
+                }
+
+                #[test]
+                fn root_gantry_on_gantryd() {
+                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Gantry));
+                }
+
+                #[test]
+                fn root_ctr_on_containerd() {
+                    super::$name(&mut Rig::new(DaemonKind::Containerd, Client::Ctr));
+                }
+            }
+        )*
+    };
+}
+
+/// Runs each scenario with `ctr` and `gantry` on gantryd only: what containerd does worse, or
+/// not at all.
+macro_rules! gantryd_scenarios {
+    ($($name:ident),* $(,)?) => {
+        $(
+            mod $name {
+                use gantry_testkit::DaemonKind;
+
+                use crate::rig::{Client, Rig};
+
+                #[test]
+                fn root_ctr_on_gantryd() {
+                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Ctr));
+                }
+
+                #[test]
+                fn root_gantry_on_gantryd() {
+                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Gantry));
+                }
+            }
+        )*
+    };
+}

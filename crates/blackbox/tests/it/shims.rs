@@ -1,0 +1,65 @@
+//! Shims and daemons mixed: ours under Debian's containerd, Debian's under gantryd.
+
+use gantry_testkit::{Daemon, Image, built_program, eventually, system_program};
+
+use crate::rig::{Client, Rig};
+
+/// What any daemon with any shim must do.
+fn life(rig: &mut Rig, runtime: &str) {
+    let image = rig.import(&Image::busybox(), "docker.io/library/busybox:1");
+    let with = ["run", "--rm", "--runtime", runtime, &image];
+    let out = rig.client.run(with.iter().copied().chain(["c1", "sh", "-c", "echo hi; exit 6"]));
+    assert_eq!((out.stdout.as_str(), out.code), ("hi\n", 6), "{}", out.stderr);
+    rig.client.ok(["run", "-d", "--runtime", runtime, &image, "c2", "sleep", "1000"]);
+    let out = rig.client.run(["tasks", "exec", "--exec-id", "e1", "c2", "sh", "-c", "exit 7"]);
+    assert_eq!(out.code, 7, "{}", out.stderr);
+    rig.client.ok(["tasks", "pause", "c2"]);
+    rig.client.ok(["tasks", "resume", "c2"]);
+    assert!(rig.client.ok(["tasks", "metrics", "c2"]).contains("c2"));
+    rig.daemon.restart();
+    eventually("the task is found again", || {
+        let list = rig.client.ok(["tasks", "ls"]);
+        if list.contains("RUNNING") { Ok(()) } else { Err(list) }
+    });
+    rig.remove("c2");
+    rig.daemon.assert_clean();
+}
+
+#[test]
+fn root_our_shim_under_debian_containerd() {
+    let shim = built_program("containerd-shim-runc-v2");
+    let mut rig = Rig::with(Daemon::containerd().start(), Client::Ctr);
+    life(&mut rig, shim.to_str().unwrap());
+}
+
+#[test]
+fn root_debian_shim_under_gantryd() {
+    let shim = system_program("containerd-shim-runc-v2");
+    let mut rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
+    life(&mut rig, shim.to_str().unwrap());
+}
+
+#[test]
+fn root_old_runtime_names_are_served_by_our_shim() {
+    let mut rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
+    let image = rig.busybox();
+    for (n, runtime) in
+        ["io.containerd.runtime.v1.linux", "io.containerd.runc.v1"].iter().enumerate()
+    {
+        let id = format!("c{n}");
+        let out = rig.client.run(["run", "--rm", "--runtime", runtime, &image, &id, "echo", "hi"]);
+        assert_eq!((out.stdout.as_str(), out.code), ("hi\n", 0), "{runtime}: {}", out.stderr);
+    }
+    rig.daemon.assert_clean();
+}
+
+#[test]
+fn root_an_unknown_runtime_is_named_in_the_error() {
+    let rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
+    let image = rig.busybox();
+    let args = ["run", "--rm", "--runtime", "io.containerd.nobody.v9", &image, "c1", "true"];
+    let error = rig.client.fail(args);
+    assert!(error.contains("containerd-shim-nobody-v9"), "{error}");
+    let _ = rig.client.run(["containers", "delete", "c1"]);
+    rig.daemon.assert_clean();
+}

@@ -1,0 +1,160 @@
+//! Tasks: exec, ps, metrics, pause and resume, kill, delete, events in order.
+
+use gantry_testkit::eventually;
+
+use crate::rig::{Rig, rows};
+
+scenarios!(
+    exec_gives_output_and_code,
+    exec_on_a_terminal,
+    many_execs_at_once,
+    processes_are_listed,
+    metrics_are_shown,
+    paused_and_resumed,
+    killed_by_signal,
+    unknown_tasks_are_not_found,
+    a_running_task_is_not_deleted,
+    events_come_in_order,
+);
+
+fn exec_gives_output_and_code(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let script = "echo out; echo err >&2; exit 5";
+    let out = rig.client.run(["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", script]);
+    assert_eq!((out.stdout.as_str(), out.code), ("out\n", 5), "{}", out.stderr);
+    assert!(out.stderr.contains("err\n"), "{}", out.stderr);
+    let again = rig.client.ok(["tasks", "exec", "--exec-id", "e1", "c1", "cat", "/proc/1/comm"]);
+    assert_eq!(again, "sleep\n");
+    let missing = rig.client.fail(["tasks", "exec", "--exec-id", "e2", "c1", "/no/such"]);
+    assert!(missing.contains("no such file or directory"), "{missing}");
+    rig.remove("c1");
+    rig.daemon.assert_clean();
+}
+
+fn exec_on_a_terminal(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let args = ["tasks", "exec", "-t", "--exec-id", "e1", "c1", "sh"];
+    let mut terminal = rig.client.spawn_on_terminal(args);
+    terminal.wait_for("# ");
+    terminal.send("tty; exit 4\n");
+    terminal.wait_for("/dev/pts/");
+    assert_eq!(terminal.wait(), 4);
+    rig.remove("c1");
+}
+
+fn many_execs_at_once(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let running: Vec<_> = (0..12)
+        .map(|n| {
+            let id = format!("e{n}");
+            let script = format!("echo {n}; exit {n}");
+            rig.client.spawn(["tasks", "exec", "--exec-id", &id, "c1", "sh", "-c", &script])
+        })
+        .collect();
+    for (n, exec) in running.into_iter().enumerate() {
+        let out = exec.wait();
+        assert_eq!((out.stdout, out.code), (format!("{n}\n"), i32::try_from(n).unwrap()));
+    }
+    rig.remove("c1");
+    rig.daemon.assert_clean();
+}
+
+fn processes_are_listed(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let args = ["tasks", "exec", "--exec-id", "e1", "c1", "sleep", "999"];
+    let exec = rig.client.spawn(args);
+    eventually("both processes are listed", || {
+        let list = rig.client.ok(["tasks", "ps", "c1"]);
+        if rows(&list).len() == 2 && list.contains("e1") { Ok(()) } else { Err(list) }
+    });
+    rig.client.ok(["tasks", "kill", "--signal", "SIGKILL", "--exec-id", "e1", "c1"]);
+    assert_eq!(exec.wait().code, 137);
+    rig.remove("c1");
+}
+
+fn metrics_are_shown(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let metrics = rig.client.ok(["tasks", "metrics", "c1"]);
+    assert!(metrics.contains("c1"), "{metrics}");
+    assert!(metrics.contains("memory.usage_in_bytes") && metrics.contains("pids.current"));
+    rig.remove("c1");
+}
+
+fn paused_and_resumed(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    rig.client.ok(["tasks", "pause", "c1"]);
+    assert_eq!(rows(&rig.client.ok(["tasks", "ls"]))[0][2], "PAUSED");
+    rig.client.fail(["tasks", "pause", "c1"]);
+    rig.client.ok(["tasks", "resume", "c1"]);
+    assert_eq!(rows(&rig.client.ok(["tasks", "ls"]))[0][2], "RUNNING");
+    rig.remove("c1");
+}
+
+fn killed_by_signal(rig: &mut Rig) {
+    let image = rig.busybox();
+    let script = "trap 'exit 9' USR1; while :; do sleep 0.1; done";
+    rig.client.ok(["run", "-d", &image, "c1", "sh", "-c", script]);
+    eventually("the trap is set and taken", || {
+        rig.client.run(["tasks", "kill", "--signal", "SIGUSR1", "c1"]);
+        let list = rig.client.ok(["tasks", "ls"]);
+        if list.contains("STOPPED") { Ok(()) } else { Err(list) }
+    });
+    let late = rig.client.fail(["tasks", "kill", "--signal", "SIGKILL", "c1"]);
+    assert!(late.contains("process already finished") && late.contains("not found"), "{late}");
+    let out = rig.client.run(["tasks", "delete", "c1"]);
+    assert_eq!(out.code, 9, "{}", out.stderr);
+    rig.client.ok(["containers", "delete", "c1"]);
+    rig.daemon.assert_clean();
+}
+
+fn unknown_tasks_are_not_found(rig: &mut Rig) {
+    for args in [
+        ["tasks", "kill", "nobody"].as_slice(),
+        ["tasks", "pause", "nobody"].as_slice(),
+        ["tasks", "start", "nobody"].as_slice(),
+        ["containers", "info", "nobody"].as_slice(),
+    ] {
+        let error = rig.client.fail(args.iter().copied());
+        assert!(error.contains("not found"), "{args:?}: {error}");
+    }
+}
+
+fn a_running_task_is_not_deleted(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    rig.client.fail(["tasks", "delete", "c1"]);
+    assert_eq!(rows(&rig.client.ok(["tasks", "ls"]))[0][2], "RUNNING");
+    rig.remove("c1");
+}
+
+fn events_come_in_order(rig: &mut Rig) {
+    let image = rig.busybox();
+    let events = rig.client.spawn(["events"]);
+    eventually("the subscription is live", || {
+        rig.client.ok(["namespaces", "label", rig.client.namespace(), "tick=1"]);
+        if events.stdout().contains("/namespaces/update") { Ok(()) } else { Err(events.stderr()) }
+    });
+    rig.client.ok(["run", "--rm", &image, "c1", "true"]);
+    events.wait_for_output("/containers/delete");
+    let seen = events.kill().stdout;
+    let wanted = [
+        "/snapshot/prepare",
+        "/containers/create",
+        "/tasks/create",
+        "/tasks/start",
+        "/tasks/exit",
+        "/tasks/delete",
+    ];
+    let mut from = 0;
+    for topic in wanted {
+        let at = seen[from..].find(topic).unwrap_or_else(|| panic!("no {topic} in order:\n{seen}"));
+        from += at;
+    }
+    assert_eq!(seen.matches("/tasks/exit").count(), 1, "{seen}");
+}
