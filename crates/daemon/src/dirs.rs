@@ -3,12 +3,12 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use rustix::fs::{FlockOperation, flock};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::Config;
 
@@ -19,7 +19,7 @@ const ROOT_MODE: u32 = 0o700;
 const STATE_MODE: u32 = 0o711;
 
 /// How long a second daemon waits for the first to let go: a restart overlaps by this much.
-pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How often the lock is tried while waiting.
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ const TEMP_MOUNTS: &str = "tmpmounts";
 
 /// Holds the root directory for this process; released when dropped or when the process dies.
 #[derive(Debug)]
-pub struct RootLock {
+pub(crate) struct RootLock {
     _file: File,
 }
 
@@ -40,7 +40,7 @@ pub struct RootLock {
 ///
 /// # Errors
 /// When a directory cannot be made or its mode cannot be set.
-pub fn create(config: &Config) -> Result<()> {
+pub(crate) fn create(config: &Config) -> Result<()> {
     make(&config.root, ROOT_MODE)?;
     make(&config.state, STATE_MODE)?;
     if !config.temp.is_empty() {
@@ -64,7 +64,7 @@ fn make(path: &Path, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// FailedPrecondition naming the process that holds it.
-pub fn lock(root: &Path, patience: Duration) -> Result<RootLock> {
+pub(crate) fn lock(root: &Path, patience: Duration) -> Result<RootLock> {
     let path = root.join(LOCK_NAME);
     let mut file = OpenOptions::new()
         .read(true)
@@ -111,29 +111,10 @@ fn holder(file: &mut File) -> String {
     }
 }
 
-/// The directory of temporary mounts.
-pub fn temp_mounts(root: &Path) -> PathBuf {
-    root.join(TEMP_MOUNTS)
-}
-
-/// Unmounts and removes what a killed daemon left in the directory of temporary mounts, and makes
-/// it anew. A mount that cannot be taken down is reported and left alone.
+/// Takes the directory of temporary mounts, cleaned of what a killed daemon left there.
 ///
 /// # Errors
 /// When the directory cannot be made or read.
-pub fn sweep_temp_mounts(root: &Path) -> Result<()> {
-    let dir = temp_mounts(root);
-    make(&dir, ROOT_MODE)?;
-    for entry in std::fs::read_dir(&dir).context(|| dir.display().to_string())? {
-        let path = entry.context(|| dir.display().to_string())?.path();
-        if let Err(e) = gantry_mount::unmount_recursive(&path) {
-            warn!(path = %path.display(), error = %e, "a leftover temporary mount stays");
-            continue;
-        }
-        // Never recursive: were something still mounted, its files would be deleted.
-        if let Err(e) = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path)) {
-            warn!(path = %path.display(), error = %e, "a leftover temporary directory stays");
-        }
-    }
-    Ok(())
+pub(crate) fn temp_mounts(root: &Path) -> Result<gantry_mount::TempRoot> {
+    gantry_mount::TempRoot::open(root.join(TEMP_MOUNTS))
 }

@@ -1,1 +1,27 @@
 //! gantryd: configuration, wiring, listeners and in-process use.
+//!
+//! [`Daemon::start`] opens everything below the configured directories and serves; the program
+//! `gantryd` is little more than that with signals around it. [`Daemon::start_embedded`] serves
+//! inside the process alone, over [`Running::channel`].
+//!
+//! There is no dump of stacks on SIGUSR1: async tasks have none worth printing. Debug-level logs
+//! and the metrics endpoint are what to look at instead.
+#![forbid(unsafe_code)]
+
+pub mod args;
+mod catch_panic;
+mod client;
+pub mod config;
+mod daemon;
+mod dirs;
+mod identity;
+pub mod logging;
+pub mod oci_hook;
+mod plugins;
+pub mod publish;
+pub mod runtime;
+mod server;
+mod socket;
+mod wiring;
+
+pub use daemon::{Daemon, Running};

@@ -12,21 +12,21 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// A bound socket whose file goes away with it.
 #[derive(Debug)]
-pub struct Bound {
+pub(crate) struct Bound {
     listener: Option<UnixListener>,
     file: SocketFile,
 }
 
 /// The file of a socket; removed on drop if it is still the one we made.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
 
 impl Bound {
     /// Splits the listener from the guard of its file.
-    pub fn into_parts(mut self) -> (UnixListener, SocketFile) {
+    pub(crate) fn into_parts(mut self) -> (UnixListener, SocketFile) {
         let listener = self.listener.take().expect("a bound socket has its listener until now");
         (listener, self.file)
     }
@@ -38,7 +38,7 @@ impl Bound {
 /// # Errors
 /// FailedPrecondition when somebody answers on `path` or when it is no socket; else what the
 /// system says.
-pub fn bind(path: &Path, uid: u32, gid: u32) -> Result<Bound> {
+pub(crate) fn bind(path: &Path, uid: u32, gid: u32) -> Result<Bound> {
     let name = || format!("socket {}", path.display());
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).context(|| format!("directory {}", dir.display()))?;

@@ -1,0 +1,66 @@
+//! A panic in one request ends that request, not the daemon.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt as _;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+/// Wraps services in [`CatchPanic`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CatchPanicLayer;
+
+impl<S> Layer<S> for CatchPanicLayer {
+    type Service = CatchPanic<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CatchPanic { inner }
+    }
+}
+
+/// Answers Internal when the handler of a request panics. State behind a poisoned lock is the
+/// nouns' concern: they use locks only around plain data.
+#[derive(Clone, Debug)]
+pub(crate) struct CatchPanic<S> {
+    inner: S,
+}
+
+impl<S, B> Service<http::Request<B>> for CatchPanic<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let path = request.uri().path().to_owned();
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|panic| {
+                let what = text_of(panic.as_ref());
+                tracing::error!(%path, panic = what, "a request handler panicked");
+                Ok(Status::internal(format!("{path}: {what}: internal")).into_http())
+            })
+        })
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
+}

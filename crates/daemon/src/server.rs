@@ -1,0 +1,88 @@
+//! The gRPC server: one set of services behind the socket and the in-process channel.
+
+use std::time::Duration;
+
+use gantry_errdefs::{Error, Result};
+use tokio::io::DuplexStream;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_stream::Stream;
+
+use crate::catch_panic::CatchPanicLayer;
+
+/// How long calls in flight may take to end once the daemon stops. Waits and subscriptions never
+/// end by themselves, so this is what a stop costs when clients are connected.
+pub(crate) const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// HTTP/2 streams of one connection: a client with a Wait per container needs as many.
+const STREAMS_PER_CONNECTION_MAX: u32 = 8192;
+
+/// Bytes a client may send ahead on one stream, and on one connection. Blobs are written over
+/// these: larger is faster, and costs memory only while it is in use.
+const STREAM_WINDOW_LEN: u32 = 1 << 20;
+const CONNECTION_WINDOW_LEN: u32 = 4 << 20;
+
+/// How often an idle connection is probed, and how long an answer may take.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(120);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves `routes` on a unix socket until `stop` turns true.
+pub(crate) fn serve_socket(
+    routes: Routes,
+    listener: UnixListener,
+    stop: watch::Receiver<bool>,
+) -> JoinHandle<Result<()>> {
+    serve(routes, UnixListenerStream::new(listener), stop)
+}
+
+/// Serves `routes` on connections that come through `accept` until `stop` turns true.
+pub(crate) fn serve_in_process(
+    routes: Routes,
+    accept: mpsc::Receiver<DuplexStream>,
+    stop: watch::Receiver<bool>,
+) -> JoinHandle<Result<()>> {
+    serve(routes, ReceiverStream::new(accept).map(Ok::<_, std::io::Error>), stop)
+}
+
+fn serve<I>(
+    routes: Routes,
+    incoming: impl Stream<Item = std::io::Result<I>> + Send + 'static,
+    stop: watch::Receiver<bool>,
+) -> JoinHandle<Result<()>>
+where
+    I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_LEN)
+        .initial_connection_window_size(CONNECTION_WINDOW_LEN)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(CatchPanicLayer)
+        .add_routes(routes);
+    tokio::spawn(async move {
+        let serving =
+            server.serve_with_incoming_shutdown(incoming, stopped(stop.clone()));
+        let cut_off = async {
+            stopped(stop).await;
+            tokio::time::sleep(GRACE_MAX).await;
+        };
+        tokio::select! {
+            end = serving => end.map_err(|e| Error::internal(format!("grpc server: {e}"))),
+            () = cut_off => Ok(()),
+        }
+    })
+}
+
+/// Resolves when `stop` turns true or its sender is gone.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the daemon value is gone: the same end.
+    let _ = stop.wait_for(|s| *s).await;
+}
