@@ -1,0 +1,479 @@
+//! Reading entries: the tar parser, its limits, and what PAX records add.
+//!
+//! `tar-core` finds headers, long names and sparse maps. Where it is laxer or coarser than what a
+//! layer needs (numbers that do not parse, times before 1970 or with nanoseconds, records cut
+//! short) the PAX records are read again here, strictly.
+
+use std::io::Read;
+
+use gantry_errdefs::{Error, Result};
+use rustix::fs::Timespec;
+use tar_core::EntryType;
+use tar_core::parse::{ParseEvent, ParsedEntry, Parser};
+
+use crate::limits::{HEADERS_BYTES_MAX, Limits, PATH_LEN_MAX};
+use crate::pipe::stream_error;
+
+/// Bytes buffered between the stream and the parser.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Bytes of one tar block.
+const BLOCK_BYTES: u64 = 512;
+
+/// What kind of inode an entry makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A regular file.
+    File,
+    /// Another name of a file of this or a lower layer.
+    Hardlink,
+    /// A symlink.
+    Symlink,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+    /// A directory.
+    Dir,
+    /// A named pipe.
+    Fifo,
+}
+
+/// Where the data of a sparse file belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sparse {
+    /// Offset and length of each region of data, ascending and apart.
+    pub(crate) map: Vec<(u64, u64)>,
+    /// The size of the file with its holes.
+    pub(crate) size: u64,
+}
+
+/// One entry, with every extension applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// The name as it stands in the archive.
+    pub(crate) path: Vec<u8>,
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Permission bits, setuid and sticky included.
+    pub(crate) mode: u32,
+    /// Owner.
+    pub(crate) uid: u32,
+    /// Group.
+    pub(crate) gid: u32,
+    /// Time of modification.
+    pub(crate) mtime: Timespec,
+    /// Target of a symlink or hard link.
+    pub(crate) link: Vec<u8>,
+    /// Device number, major and minor.
+    pub(crate) device: (u32, u32),
+    /// Extended attributes, full names.
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes of content on the stream.
+    pub(crate) size: u64,
+    /// The sparse map, if the file has holes.
+    pub(crate) sparse: Option<Sparse>,
+}
+
+impl Entry {
+    /// An InvalidArgument error that names this entry.
+    pub(crate) fn bad(&self, why: impl std::fmt::Display) -> Error {
+        bad_entry(&self.path, why)
+    }
+
+    /// Bytes the file will show.
+    pub(crate) fn file_size(&self) -> u64 {
+        self.sparse.as_ref().map_or(self.size, |s| s.size)
+    }
+}
+
+/// Bytes of a name an error shows.
+const SHOWN_NAME_LEN: usize = 256;
+
+/// An InvalidArgument error that names an entry, cut to a readable length.
+pub(crate) fn bad_entry(path: &[u8], why: impl std::fmt::Display) -> Error {
+    let shown = String::from_utf8_lossy(&path[..path.len().min(SHOWN_NAME_LEN)]);
+    Error::invalid_argument(format!("layer entry {shown:?}: {why}"))
+}
+
+/// Walks the entries of a plain tar stream.
+pub(crate) struct Archive<R> {
+    reader: R,
+    buf: Vec<u8>,
+    start: usize,
+    end: usize,
+    parser: Parser,
+    limits: Limits,
+    /// Bytes of the current entry not read yet: content, then padding.
+    content_left: u64,
+    padding: u64,
+    /// Position in the stream of the next unread byte, for messages.
+    position: u64,
+    count: u64,
+    /// The last entry handed out, for messages about what follows it.
+    last: Vec<u8>,
+}
+
+impl<R: Read> Archive<R> {
+    /// An archive that has read nothing yet.
+    pub(crate) fn new(reader: R, limits: Limits) -> Self {
+        let mut parser = Parser::new(tar_core::parse::Limits {
+            max_metadata_size: limits.metadata_bytes_max,
+            max_path_len: Some(PATH_LEN_MAX as u32),
+            max_pending_entries: 16,
+            max_sparse_entries: limits.sparse_count_max,
+        });
+        // Strictness about PAX values is ours, see `pax`.
+        parser.set_ignore_pax_errors(true);
+        Self {
+            reader,
+            buf: vec![0; BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            parser,
+            limits,
+            content_left: 0,
+            padding: 0,
+            position: 0,
+            count: 0,
+            last: Vec::new(),
+        }
+    }
+
+    /// The next entry; content of the one before that was not read is skipped.
+    ///
+    /// # Errors
+    /// InvalidArgument for a bad archive, else the stream's.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip()?;
+        loop {
+            let (consumed, entry) = match self.parse()? {
+                Parsed::More(min) => {
+                    if !self.fill(min)? {
+                        return self.at_end();
+                    }
+                    continue;
+                }
+                Parsed::End => return Ok(None),
+                Parsed::Skip(consumed) => (consumed, None),
+                Parsed::Entry(consumed, entry) => (consumed, Some(*entry)),
+            };
+            self.take(consumed);
+            self.count += 1;
+            if self.count > self.limits.entry_count_max {
+                let max = self.limits.entry_count_max;
+                return Err(Error::invalid_argument(format!("archive has over {max} entries")));
+            }
+            let Some(entry) = entry else { continue };
+            self.content_left = entry.size;
+            self.padding = (BLOCK_BYTES - entry.size % BLOCK_BYTES) % BLOCK_BYTES;
+            self.last.clone_from(&entry.path);
+            return Ok(Some(entry));
+        }
+    }
+
+    /// Hands the next `len` bytes of the current entry's content to `sink`, piece by piece.
+    ///
+    /// # Errors
+    /// InvalidArgument when the entry or the stream holds fewer; those of `sink` and the stream.
+    pub(crate) fn content(
+        &mut self,
+        mut len: u64,
+        mut sink: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if len > self.content_left {
+            return Err(bad_entry(&self.last, "has less content than its map says"));
+        }
+        self.content_left -= len;
+        while len > 0 {
+            let piece = self.piece(len)?;
+            sink(&self.buf[self.start..self.start + piece])?;
+            self.take(piece);
+            len -= piece as u64;
+        }
+        Ok(())
+    }
+
+    /// The archive stops without its end marker: fine between entries, as other tools see it.
+    fn at_end(&self) -> Result<Option<Entry>> {
+        let rest = &self.buf[self.start..self.end];
+        if rest.is_empty() || (rest.len() as u64 == BLOCK_BYTES && rest.iter().all(|b| *b == 0)) {
+            return Ok(None);
+        }
+        Err(self.bad("archive ends too early"))
+    }
+
+    fn bad(&self, why: impl std::fmt::Display) -> Error {
+        let at = self.position;
+        if self.last.is_empty() {
+            return Error::invalid_argument(format!("archive at byte {at}: {why}"));
+        }
+        let after = format!("archive at byte {at}, past this entry: {why}");
+        bad_entry(&self.last, after)
+    }
+
+    fn parse(&mut self) -> Result<Parsed> {
+        let (consumed, entry, sparse) = match self.parser.parse(&self.buf[self.start..self.end]) {
+            Ok(ParseEvent::NeedData { min_bytes }) => return Ok(Parsed::More(min_bytes)),
+            Ok(ParseEvent::End { .. }) => return Ok(Parsed::End),
+            // Global records set defaults for what follows; layers carry none that matter (git
+            // archives leave a commit id here), and containerd passes them by.
+            Ok(ParseEvent::GlobalExtensions { consumed, .. }) => return Ok(Parsed::Skip(consumed)),
+            Ok(ParseEvent::Entry { consumed, entry }) => (consumed, entry, None),
+            Ok(ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size }) => {
+                let map = sparse_map.iter().map(|e| (e.offset, e.length)).collect();
+                (consumed, entry, Some(Sparse { map, size: real_size }))
+            }
+            Err(err) => return Err(self.bad(err)),
+        };
+        let map_bytes = (consumed as u64).saturating_sub(BLOCK_BYTES);
+        let converted = convert(&entry, sparse, map_bytes, &self.limits)
+            .map_err(|why| bad_entry(&entry.path, why))?;
+        Ok(Parsed::Entry(consumed, Box::new(converted)))
+    }
+
+    /// Buffers at least `min` bytes; false when the stream ends before that.
+    fn fill(&mut self, min: usize) -> Result<bool> {
+        if min > HEADERS_BYTES_MAX {
+            return Err(self.bad(format!("headers of one entry need {min} bytes")));
+        }
+        if self.start > 0 {
+            self.buf.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buf.len() < min {
+            // Doubling keeps the parser's fresh starts few.
+            self.buf.resize(min.next_power_of_two(), 0);
+        }
+        while self.end < min {
+            if self.read_some()? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_some(&mut self) -> Result<usize> {
+        loop {
+            match self.reader.read(&mut self.buf[self.end..]) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(stream_error(e)),
+            }
+        }
+    }
+
+    /// Makes sure that some bytes are buffered and says how many of `want` are.
+    fn piece(&mut self, want: u64) -> Result<usize> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.read_some()? == 0 {
+                return Err(bad_entry(&self.last, "archive ends inside its content"));
+            }
+        }
+        let have = self.end - self.start;
+        Ok(usize::try_from(want).map_or(have, |w| w.min(have)))
+    }
+
+    fn skip(&mut self) -> Result<()> {
+        let mut left = self.content_left.saturating_add(self.padding);
+        self.content_left = 0;
+        self.padding = 0;
+        while left > 0 {
+            let piece = self.piece(left)?;
+            self.take(piece);
+            left -= piece as u64;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, len: usize) {
+        self.start += len;
+        self.position += len as u64;
+    }
+}
+
+/// One step of the parser, free of borrows.
+enum Parsed {
+    More(usize),
+    End,
+    Skip(usize),
+    Entry(usize, Box<Entry>),
+}
+
+fn convert(
+    parsed: &ParsedEntry<'_>,
+    sparse: Option<Sparse>,
+    map_bytes: u64,
+    limits: &Limits,
+) -> Result<Entry, String> {
+    let path = parsed.path.to_vec();
+    let kind = kind_of(parsed.entry_type, &path, parsed.size)
+        .ok_or_else(|| format!("entry type {:?} is unknown", parsed.entry_type))?;
+    let pax = parsed.pax.map(pax).transpose()?.unwrap_or_default();
+    let mut size = parsed.size;
+    if sparse.is_some() && pax.size.is_some() && parsed.entry_type != EntryType::GnuSparse {
+        // The record counts the map as well, which is consumed with the headers.
+        size = size.checked_sub(map_bytes).ok_or("sparse map larger than its entry")?;
+    }
+    if !matches!(kind, Kind::File) {
+        // Whatever the header says, these have no content; so says Go, which most layers are
+        // written and read with.
+        size = 0;
+    }
+    if pax.xattrs.len() > limits.xattr_count_max {
+        return Err(format!("more than {} extended attributes", limits.xattr_count_max));
+    }
+    let entry = Entry {
+        kind,
+        mode: parsed.mode & 0o7777,
+        uid: id("uid", parsed.uid)?,
+        gid: id("gid", parsed.gid)?,
+        mtime: pax.mtime.unwrap_or(Timespec { tv_sec: parsed.mtime.cast_signed(), tv_nsec: 0 }),
+        link: parsed.link_target.as_deref().unwrap_or_default().to_vec(),
+        device: (parsed.dev_major.unwrap_or(0), parsed.dev_minor.unwrap_or(0)),
+        xattrs: pax.xattrs,
+        size,
+        sparse: sparse.map(|s| checked_sparse(s, size)).transpose()?,
+        path,
+    };
+    if entry.path.contains(&0) || entry.link.contains(&0) {
+        return Err("a name holds a NUL".to_owned());
+    }
+    if entry.file_size() > limits.file_bytes_max {
+        return Err(format!(
+            "file of {} bytes is over the limit of {} bytes",
+            entry.file_size(),
+            limits.file_bytes_max
+        ));
+    }
+    Ok(entry)
+}
+
+fn kind_of(entry_type: EntryType, path: &[u8], size: u64) -> Option<Kind> {
+    Some(match entry_type {
+        // Archives older than the directory type mark one with a slash.
+        EntryType::Regular if path.ends_with(b"/") && size == 0 => Kind::Dir,
+        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => Kind::File,
+        EntryType::Link => Kind::Hardlink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Char => Kind::Char,
+        EntryType::Block => Kind::Block,
+        EntryType::Directory => Kind::Dir,
+        EntryType::Fifo => Kind::Fifo,
+        _ => return None,
+    })
+}
+
+/// A user or group id; the largest value means "leave as it is" to chown and is no id.
+fn id(what: &str, value: u64) -> Result<u32, String> {
+    u32::try_from(value)
+        .ok()
+        .filter(|v| *v != u32::MAX)
+        .ok_or_else(|| format!("{what} {value} is out of range"))
+}
+
+fn checked_sparse(sparse: Sparse, content: u64) -> Result<Sparse, String> {
+    let mut at = 0u64;
+    let mut sum = 0u64;
+    for (offset, length) in &sparse.map {
+        let end = offset.checked_add(*length).ok_or("sparse map overflows")?;
+        if *offset < at || end > sparse.size {
+            return Err("sparse map is out of order or past the end of the file".to_owned());
+        }
+        at = end;
+        sum = sum.checked_add(*length).ok_or("sparse map overflows")?;
+    }
+    if sum == content {
+        Ok(sparse)
+    } else {
+        Err(format!("sparse map covers {sum} bytes, the entry holds {content}"))
+    }
+}
+
+/// What PAX records say that is read here.
+#[derive(Default)]
+struct Pax {
+    mtime: Option<Timespec>,
+    size: Option<u64>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads PAX records, `<length> <key>=<value>\n` each. An empty value takes a record back.
+fn pax(mut data: &[u8]) -> Result<Pax, String> {
+    let mut found = Pax::default();
+    while !data.is_empty() {
+        let (key, value, rest) = pax_record(data).ok_or("a PAX record is malformed")?;
+        data = rest;
+        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+            if name.is_empty() || name.contains(&0) {
+                return Err("the name of an extended attribute is bad".to_owned());
+            }
+            found.xattrs.retain(|(n, _)| n != name);
+            found.xattrs.push((name.to_vec(), value.to_vec()));
+            continue;
+        }
+        let number = || -> Result<u64, String> {
+            std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()).ok_or_else(|| {
+                let (k, v) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
+                format!("PAX {k} {v:?} is no number")
+            })
+        };
+        match key {
+            _ if value.is_empty() => {}
+            b"mtime" => {
+                let time = pax_time(value).ok_or_else(|| {
+                    format!("PAX mtime {:?} is no time", String::from_utf8_lossy(value))
+                })?;
+                found.mtime = Some(time);
+            }
+            b"size" => found.size = Some(number()?),
+            b"uid" | b"gid" => {
+                number()?;
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+fn pax_record(data: &[u8]) -> Option<Record<'_>> {
+    let space = data.iter().position(|b| *b == b' ')?;
+    let len: usize = std::str::from_utf8(&data[..space]).ok()?.parse().ok()?;
+    let record = data.get(space + 1..len)?.strip_suffix(b"\n")?;
+    let eq = record.iter().position(|b| *b == b'=')?;
+    Some((&record[..eq], &record[eq + 1..], &data[len..]))
+}
+
+/// Digits of a second's fraction that matter.
+const NANOS_DIGITS: usize = 9;
+
+/// Seconds with an optional sign and fraction.
+fn pax_time(value: &[u8]) -> Option<Timespec> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = whole.starts_with('-');
+    let seconds: i64 = if whole == "-" { 0 } else { whole.parse().ok()? };
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let mut nanos = 0i64;
+    for i in 0..NANOS_DIGITS {
+        let digit = fraction.as_bytes().get(i).map_or(0, |b| i64::from(b - b'0'));
+        nanos = nanos * 10 + digit;
+    }
+    if negative && nanos > 0 {
+        return Some(Timespec { tv_sec: seconds.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanos });
+    }
+    Some(Timespec { tv_sec: seconds, tv_nsec: nanos })
+}
+
+#[cfg(test)]
+mod tests;
