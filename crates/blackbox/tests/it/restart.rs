@@ -59,7 +59,7 @@ fn exit_while_the_daemon_is_down(rig: &mut Rig) {
         if list.contains("STOPPED") { Ok(()) } else { Err(list) }
     });
     let out = rig.client.run(["tasks", "delete", "c1"]);
-    assert_eq!(out.code, 23, "the exact code: {}", out.stderr);
+    assert!(out.stderr.contains("exit code 23"), "the exact code: {}", out.stderr);
     rig.client.ok(["containers", "delete", "c1"]);
     rig.daemon.assert_clean();
 }
