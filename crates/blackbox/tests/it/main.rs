@@ -15,3 +15,4 @@ mod run;
 mod shims;
 mod snapshots;
 mod tasks;
+mod vm;
