@@ -9,9 +9,11 @@
 //! out of namespaces; the caller's mount namespace is the one changed.
 #![forbid(unsafe_code)]
 
+mod idmap;
 mod info;
 mod make;
 mod options;
+mod overlay;
 mod temp;
 mod unmount;
 
@@ -67,7 +69,8 @@ impl Mount {
     pub fn read_only(&self) -> Self {
         let mut out = self.clone();
         if out.kind == "overlay" {
-            let upper = out.options.iter().find_map(|o| o.strip_prefix("upperdir=").map(str::to_owned));
+            let upper =
+                out.options.iter().find_map(|o| o.strip_prefix("upperdir=").map(str::to_owned));
             out.options.retain(|o| !o.starts_with("upperdir=") && !o.starts_with("workdir="));
             if let Some(upper) = upper {
                 for o in &mut out.options {

@@ -1,16 +1,24 @@
 //! Temporary mounts.
 
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use gantry_errdefs::Result;
+use gantry_errdefs::{Error, Result, ResultExt as _};
 
-use crate::Mount;
+use crate::unmount::{UnmountFlags, unmount_all};
+use crate::{Mount, mount_all};
 
 /// The directory under which temporary mounts are made. Everything in it belongs to one process:
-/// what a crash left there is unmounted and removed by the next [`TempRoot::open`].
+/// what a crash left there is unmounted and removed by the next [`TempRoot::open`]. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct TempRoot {
-    path: PathBuf,
+    path: Arc<PathBuf>,
+    next: Arc<AtomicU64>,
 }
 
 impl TempRoot {
@@ -19,7 +27,17 @@ impl TempRoot {
     /// # Errors
     /// The I/O error; leftovers that cannot be removed only warn.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        Ok(Self { path: path.into() })
+        let path = path.into();
+        let what = || path.display().to_string();
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).context(what)?;
+        for entry in fs::read_dir(&path).context(what)? {
+            let left = entry.context(what)?.path();
+            tracing::info!(path = %left.display(), "cleaning a temporary mount");
+            if let Err(err) = remove(&left, UnmountFlags::DETACH) {
+                tracing::warn!(%err, "a temporary mount is left");
+            }
+        }
+        Ok(Self { path: Arc::new(path), next: Arc::default() })
     }
 
     /// The directory.
@@ -30,26 +48,43 @@ impl TempRoot {
     /// Mounts `mounts` at a fresh directory.
     ///
     /// # Errors
-    /// As [`crate::mount_all`]; nothing is left behind.
+    /// As [`mount_all`]; nothing is left behind.
     pub fn mount(&self, mounts: &[Mount]) -> Result<TempMount> {
-        let _ = mounts;
-        todo!()
+        let temp = TempMount { path: self.fresh_dir()?, mounted: true };
+        // On failure dropping `temp` removes the directory.
+        mount_all(mounts, &temp.path)?;
+        Ok(temp)
     }
 
     /// Mounts `mounts` read-only ([`Mount::read_only`]) at a fresh directory.
     ///
     /// # Errors
-    /// As [`crate::mount_all`]; nothing is left behind.
+    /// As [`mount_all`]; nothing is left behind.
     pub fn mount_readonly(&self, mounts: &[Mount]) -> Result<TempMount> {
         let read_only: Vec<Mount> = mounts.iter().map(Mount::read_only).collect();
         self.mount(&read_only)
     }
+
+    fn fresh_dir(&self) -> Result<PathBuf> {
+        loop {
+            let name = format!("mount-{}", self.next.fetch_add(1, Ordering::Relaxed));
+            let path = self.path.join(name);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(path),
+                // A leftover that could not be cleaned; the next number is free.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io(path.display(), e)),
+            }
+        }
+    }
 }
 
-/// A temporary mount. Dropping it unmounts; [`TempMount::unmount`] does the same and reports.
+/// A temporary mount. Dropping it unmounts (which may block: let it go on the blocking pool);
+/// [`TempMount::unmount`] does the same and reports.
 #[derive(Debug)]
 pub struct TempMount {
     path: PathBuf,
+    mounted: bool,
 }
 
 impl TempMount {
@@ -62,7 +97,31 @@ impl TempMount {
     ///
     /// # Errors
     /// The unmount's error; the directory is then cleaned at the next [`TempRoot::open`].
-    pub fn unmount(self) -> Result<()> {
-        todo!()
+    pub fn unmount(mut self) -> Result<()> {
+        self.mounted = false;
+        remove(&self.path, UnmountFlags::default())
+    }
+}
+
+impl Drop for TempMount {
+    fn drop(&mut self) {
+        if !self.mounted {
+            return;
+        }
+        if let Err(err) = remove(&self.path, UnmountFlags::default()) {
+            tracing::warn!(%err, "a temporary mount is left until the next start");
+        }
+    }
+}
+
+/// Unmounts all at `path` and removes the directory, never anything in it: should an unmount not
+/// have worked, what is mounted stays whole.
+fn remove(path: &Path, flags: UnmountFlags) -> Result<()> {
+    unmount_all(path, flags)?;
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
     }
 }

@@ -7,4 +7,5 @@
 pub mod durable;
 pub mod loopdev;
 pub mod mountattr;
+pub mod thread;
 pub mod userns;
