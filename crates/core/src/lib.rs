@@ -21,3 +21,4 @@ pub use context::{Context, Namespace};
 pub use descriptor::{Descriptor, Platform, media_types};
 pub use digest::{Algorithm, Digest, Digester};
 pub use labels::Labels;
+pub use reference::Reference;

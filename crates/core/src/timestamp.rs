@@ -25,6 +25,13 @@ pub fn parse(text: &str) -> Result<SystemTime> {
     Ok(time.into())
 }
 
+/// Parses a time as HTTP headers carry it: `Wed, 21 Oct 2015 07:28:00 GMT`. None for anything
+/// else.
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    let time = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    Some(time.timestamp().into())
+}
+
 /// Seconds and nanoseconds since the epoch, as `google.protobuf.Timestamp` carries them.
 pub fn to_parts(time: SystemTime) -> (i64, i32) {
     let split = |d: Duration| {
@@ -66,6 +73,9 @@ mod tests {
             parse("2026-11-21T23:41:32+01:00").unwrap(),
             parse("2026-11-21T22:41:32Z").unwrap()
         );
+        let http = parse_http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
+        assert_eq!(format(http), "2015-10-21T07:28:00Z");
+        assert!(parse_http_date("soon").is_none());
         assert!(parse("yesterday").unwrap_err().is_invalid_argument());
     }
 }

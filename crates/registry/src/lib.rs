@@ -1,1 +1,39 @@
 //! Registry client: hosts, authentication, resolve, fetch and push.
+//!
+//! A [`Resolver`] holds what all transfers share: the host configuration ([`Hosts`], from
+//! `hosts.toml` directories), [`Credentials`], connections and tokens. From it comes one
+//! [`Repository`] per reference, which resolves ([`Repository::resolve`]), fetches
+//! ([`Repository::fetch`]: a [`BlobStream`] that resumes by itself) and pushes
+//! ([`Repository::push_blob`], [`Repository::push_manifest`]).
+//!
+//! Every operation walks the hosts configured for the registry in order. A host that is down,
+//! refuses, lacks the object, is overloaded or shows a bad certificate is skipped, logged once
+//! per repository, and named with its reason in the error when no host is left. When the last
+//! host's failure may pass (network, 429, 5xx), the walk is repeated with growing pauses.
+//!
+//! Connections speak HTTP/1.1 only: parallel layers then ride on TCP connections of their own
+//! instead of sharing the window of a single HTTP/2 one.
+//!
+//! What is not here: no image knowledge beyond "manifests live under `manifests/`", no storage.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod challenge;
+mod client;
+mod credentials;
+mod failure;
+mod fetch;
+mod hosts;
+pub mod limits;
+mod push;
+mod repository;
+mod resolve;
+mod transport;
+
+pub use client::TlsFiles;
+pub use credentials::{Anonymous, AuthRequest, Credential, Credentials, StaticCredentials};
+pub use fetch::BlobStream;
+pub use hosts::{Capabilities, Host, Hosts, HostsOptions, Scheme, parse_hosts_toml};
+pub use push::{BlobSource, Pushed};
+pub use repository::{Repository, Resolver, ResolverOptions};
+pub use resolve::Resolved;
