@@ -1,0 +1,88 @@
+//! Benches side by side with the installed containerd, as ratios of one run.
+//!
+//! `gantry-bench [life|exec|content|records|pull|memory]...` (all when none is named). The same
+//! client code drives both daemons on private roots; the order of the daemons alternates by round,
+//! so that what the machine does besides hits both. Numbers of one run are comparable with each
+//! other and with nothing else.
+//!
+//! Build with `--release`; `GANTRY_BIN_DIR` names another directory of binaries to measure.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "the report goes to standard output")]
+
+mod client;
+mod content;
+mod images;
+mod life;
+mod memory;
+mod records;
+mod report;
+
+use gantry_errdefs::Result;
+use gantry_testkit::{Daemon, DaemonKind, Image};
+
+use crate::client::Client;
+use crate::report::Report;
+
+/// Name of the image every bench runs.
+pub(crate) const IMAGE: &str = "docker.io/library/busybox:1";
+
+/// The two daemons under measurement, with the image unpacked in each.
+pub(crate) struct Pair {
+    /// Debian's containerd and ours, in this order.
+    pub(crate) daemons: [(Daemon, Client); 2],
+}
+
+impl Pair {
+    async fn start() -> Result<Self> {
+        let mut made = Vec::new();
+        for kind in [DaemonKind::Containerd, DaemonKind::Gantryd] {
+            let daemon = match kind {
+                DaemonKind::Containerd => Daemon::containerd().config("[plugins]").start(),
+                DaemonKind::Gantryd => Daemon::gantryd().start(),
+            };
+            let archive = daemon.dir().join("image.tar");
+            let image = Image::busybox();
+            image.write_oci_tar(&archive, IMAGE);
+            daemon.ctr().ok(["images", "import", &archive.to_string_lossy()]);
+            let client = Client::connect(&daemon, &image).await?;
+            made.push((daemon, client));
+        }
+        let second = made.pop().expect("two daemons were made");
+        let first = made.pop().expect("two daemons were made");
+        Ok(Self { daemons: [first, second] })
+    }
+}
+
+fn main() -> Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let want = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| gantry_errdefs::Error::io("starting the bench's runtime", e))?;
+    runtime.block_on(async {
+        let pair = Pair::start().await?;
+        let mut report = Report::new();
+        if want("records") {
+            records::run(&pair, &mut report).await?;
+        }
+        if want("content") {
+            content::run(&pair, &mut report).await?;
+        }
+        if want("life") {
+            life::run(&pair, &mut report).await?;
+        }
+        if want("exec") {
+            life::run_execs(&pair, &mut report).await?;
+        }
+        if want("memory") {
+            memory::run(&pair, &mut report).await?;
+        }
+        if want("pull") {
+            images::run(&pair, &mut report);
+        }
+        print!("{report}");
+        Ok(())
+    })
+}

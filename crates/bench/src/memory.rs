@@ -1,0 +1,67 @@
+//! Memory of daemons and shims at rest, from `/proc/<pid>/smaps_rollup`.
+
+use gantry_errdefs::Result;
+
+use crate::Pair;
+use crate::life;
+use crate::report::Report;
+
+/// Idle containers per daemon.
+const IDLE: usize = 10;
+
+pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
+    for (_, client) in &pair.daemons {
+        for n in 0..IDLE {
+            let id = format!("idle-{n}");
+            life::create(client, &id, &["sleep", "1000"]).await?;
+            life::start(client, &id).await?;
+        }
+    }
+    life::settle().await;
+    report.sizes("daemon RSS", daemons(pair));
+    for (what, key) in [
+        ("shim RSS, mean of 10", "Rss:"),
+        ("shim PSS, mean of 10", "Pss:"),
+        ("shim private dirty, mean of 10", "Private_Dirty:"),
+    ] {
+        let sides = [0, 1].map(|side| {
+            let shims = shims(&pair.daemons[side].0);
+            let total: u64 = shims.iter().map(|pid| rollup(*pid, key)).sum();
+            total / u64::try_from(shims.len().max(1)).unwrap_or(1)
+        });
+        report.sizes(what, sides);
+    }
+    for (_, client) in &pair.daemons {
+        for n in 0..IDLE {
+            life::kill_and_remove(client, &format!("idle-{n}")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// RSS of both daemons, in KiB.
+pub(crate) fn daemons(pair: &Pair) -> [u64; 2] {
+    [0, 1].map(|side| rollup(pair.daemons[side].0.pid(), "Rss:"))
+}
+
+/// Processes that serve as shims of a daemon: their command line names its socket.
+fn shims(daemon: &gantry_testkit::Daemon) -> Vec<u32> {
+    let address = daemon.address().to_string_lossy().into_owned();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            let raw = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&raw);
+            command.contains("containerd-shim") && command.contains(&address)
+        })
+        .collect()
+}
+
+fn rollup(pid: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,112 @@
+//! Records: container and snapshot pairs, lists.
+
+use std::time::Instant;
+
+use gantry_api::containerd::services::containers::v1 as containers;
+use gantry_api::containerd::services::snapshots::v1 as snapshots;
+use gantry_errdefs::Result;
+
+use crate::Pair;
+use crate::client::{Client, none, rate};
+use crate::life::settle;
+use crate::report::Report;
+
+const PAIRS: usize = 2000;
+const LISTED: usize = 10_000;
+const WORKERS: usize = 16;
+
+pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
+    for workers in [1, WORKERS] {
+        let mut rates = [0.0; 2];
+        for (side, (_, client)) in pair.daemons.iter().enumerate() {
+            let client = client.clone();
+            rates[side] = rate(PAIRS, workers, move |n| {
+                let client = client.clone();
+                async move {
+                    create(&client, n).await?;
+                    delete(&client, n).await
+                }
+            })
+            .await?;
+        }
+        report.rates(&format!("container create+delete, {workers} at once"), rates);
+        let mut rates = [0.0; 2];
+        for (side, (_, client)) in pair.daemons.iter().enumerate() {
+            let client = client.clone();
+            rates[side] = rate(PAIRS / 2, workers, move |n| {
+                let client = client.clone();
+                async move { snapshot(&client, n).await }
+            })
+            .await?;
+        }
+        report.rates(&format!("snapshot prepare+remove, {workers} at once"), rates);
+    }
+    let mut sides = [Vec::new(), Vec::new()];
+    for (_, client) in &pair.daemons {
+        let client = client.clone();
+        rate(LISTED, WORKERS, move |n| {
+            let client = client.clone();
+            async move { create(&client, n).await }
+        })
+        .await?;
+    }
+    settle().await;
+    for _ in 0..5 {
+        for (side, (_, client)) in pair.daemons.iter().enumerate() {
+            let begin = Instant::now();
+            let request = client.request(containers::ListContainersRequest { filters: vec![] });
+            let listed = client.containers().list(request).await?.into_inner().containers.len();
+            assert!(listed >= LISTED, "only {listed} are listed");
+            sides[side].push(begin.elapsed());
+        }
+    }
+    report.times("list of 10,000 containers", sides);
+    report.sizes("daemon RSS with 10,000 containers", crate::memory::daemons(pair));
+    for (_, client) in &pair.daemons {
+        let client = client.clone();
+        rate(LISTED, WORKERS, move |n| {
+            let client = client.clone();
+            async move { delete(&client, n).await }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn create(client: &Client, n: usize) -> Result<()> {
+    let container = containers::Container {
+        id: format!("record-{n}"),
+        runtime: Some(containers::container::Runtime {
+            name: "io.containerd.runc.v2".into(),
+            options: None,
+        }),
+        spec: Some(prost_types::Any {
+            type_url: gantry_oci::SPEC_TYPE_URL.into(),
+            value: vec![b' '; 512],
+        }),
+        ..Default::default()
+    };
+    let create = containers::CreateContainerRequest { container: Some(container) };
+    client.containers().create(client.request(create)).await?;
+    Ok(())
+}
+
+async fn delete(client: &Client, n: usize) -> Result<()> {
+    let request = containers::DeleteContainerRequest { id: format!("record-{n}") };
+    client.containers().delete(client.request(request)).await?;
+    Ok(())
+}
+
+async fn snapshot(client: &Client, n: usize) -> Result<()> {
+    let key = format!("snapshot-{n}");
+    let prepare = snapshots::PrepareSnapshotRequest {
+        snapshotter: "overlayfs".into(),
+        key: key.clone(),
+        parent: client.chain_id.to_string(),
+        labels: none(),
+    };
+    client.snapshots().prepare(client.request(prepare)).await?;
+    let remove = snapshots::RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key };
+    client.snapshots().remove(client.request(remove)).await?;
+    Ok(())
+}
