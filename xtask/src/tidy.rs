@@ -101,6 +101,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("testkit", &["errdefs", "core"]),
     ("blackbox", &["testkit"]),
+    ("bench", &["errdefs", "core", "api", "oci", "testkit"]),
 ];
 
 /// What any crate may use in its tests, beyond its own list and itself.
