@@ -501,6 +501,3 @@ fn is_aufs_private(name: &[u8]) -> bool {
 fn failed(what: &str, path: &Path, err: Errno) -> Error {
     Error::io(format!("{what} {path:?}"), err.into())
 }
-
-#[cfg(test)]
-mod tests;

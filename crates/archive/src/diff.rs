@@ -72,6 +72,3 @@ pub fn diff(changes: &Changes, writer: impl Write, options: &DiffOptions) -> Res
     let (root, list) = scan::scan(changes, options.precise_times)?;
     write::write(&root, &list, writer, options)
 }
-
-#[cfg(test)]
-mod tests;
