@@ -1,0 +1,110 @@
+//! Being told that the kernel killed for memory.
+//!
+//! Two sources, one counter. The kernel's notification (an eventfd with version 1, inotify with
+//! version 2) says when to look; the counter of kills says whether there is something new. The
+//! counter is looked at once more when the init has exited and before its exit is told, so a kill
+//! of the init itself is never missed, however quick the end was.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Mutex;
+
+use rustix::event::EventfdFlags;
+use rustix::fs::inotify;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Cgroup;
+use super::files::Table;
+use crate::fd;
+
+/// The files are a few lines.
+const TABLE_BYTES_MAX: usize = 1024;
+
+/// Watches one container's memory cgroup.
+#[derive(Debug)]
+pub(crate) struct OomWatch {
+    notify: AsyncFd<OwnedFd>,
+    /// Open while the container lives: readable even when the cgroup's directory is gone already.
+    counter: File,
+    seen: Mutex<u64>,
+    /// The notification may come before the kill is counted (version 1).
+    early: bool,
+}
+
+impl OomWatch {
+    /// Starts watching; none when there is no memory controller, or it refuses.
+    pub(crate) fn start(cgroup: &Cgroup) -> Option<Self> {
+        let directory = cgroup.directory("memory")?;
+        let (notify, counter) = match cgroup {
+            Cgroup::V1(_) => {
+                let counter = File::open(directory.join("memory.oom_control")).ok()?;
+                let notify = rustix::event::eventfd(0, eventfd_flags()).ok()?;
+                let order = format!("{} {}", notify.as_raw_fd(), counter.as_raw_fd());
+                std::fs::write(directory.join("cgroup.event_control"), order).ok()?;
+                (notify, counter)
+            }
+            Cgroup::V2(_) => {
+                let path = directory.join("memory.events");
+                let counter = File::open(&path).ok()?;
+                let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+                let notify = inotify::init(flags).ok()?;
+                inotify::add_watch(&notify, &path, inotify::WatchFlags::MODIFY).ok()?;
+                (notify, counter)
+            }
+        };
+        let notify = fd::watch(notify, Interest::READABLE).ok()?;
+        let early = matches!(cgroup, Cgroup::V1(_));
+        let watch = Self { notify, counter, seen: Mutex::new(0), early };
+        // Kills before the container's start are not its own.
+        watch.news();
+        Some(watch)
+    }
+
+    /// Whether there were kills that were not reported yet; they count as reported now.
+    pub(crate) fn news(&self) -> bool {
+        let Some(now) = self.kills() else { return false };
+        let mut seen = self.seen();
+        let news = now > *seen;
+        *seen = now.max(*seen);
+        news
+    }
+
+    /// Waits for the kernel to say that something happened; `true` when it is to be reported.
+    /// None: it will not say anything any more.
+    pub(crate) async fn next(&self) -> Option<bool> {
+        let mut bytes = [0_u8; 1024];
+        let read = |fd: &OwnedFd| Ok(rustix::io::read(fd.as_fd(), &mut bytes)?);
+        let n = self.notify.async_io(Interest::READABLE, read).await.ok()?;
+        if n == 0 {
+            return None;
+        }
+        // Removing a cgroup of version 1 notifies as well.
+        let now = self.kills()?;
+        let mut seen = self.seen();
+        if now > *seen {
+            *seen = now;
+            return Some(true);
+        }
+        if self.early {
+            // Told before the victim is counted: it is counted as seen now instead.
+            *seen += 1;
+        }
+        Some(self.early)
+    }
+
+    fn kills(&self) -> Option<u64> {
+        let mut text = [0; TABLE_BYTES_MAX];
+        let n = self.counter.read_at(&mut text, 0).ok()?;
+        Some(Table::of(String::from_utf8_lossy(&text[..n]).into_owned()).get("oom_kill"))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn eventfd_flags() -> EventfdFlags {
+    EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK
+}

@@ -1,0 +1,154 @@
+//! The serving process.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_ttrpc::Server;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Args;
+use crate::events::{Events, Route};
+use crate::log::warning;
+use crate::reaper::Reaper;
+use crate::state::{ShimRecord, VERSION};
+use crate::stdio::Slots;
+use crate::task::{self, Shim};
+
+/// Threads for what may block: unmounting and log files. They go away when idle.
+const THREADS_MAX: usize = 4;
+/// How long such a thread is kept for the next piece of work.
+const THREAD_IDLE: Duration = Duration::from_millis(200);
+/// They call the kernel and little else.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// Serves until the last container is gone and the shim is told to end. Standard input is the
+/// listening socket; the working directory is the bundle.
+///
+/// # Errors
+/// Standard input is not a listening socket, or the process cannot be set up.
+pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
+    crate::log::open(Path::new("."), args.debug);
+    let listener = take_listener()?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(std::io::Error::from)
+        .context(|| "child subreaper")?;
+    let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+    record(args, &ttrpc_address);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS_MAX)
+        .thread_keep_alive(THREAD_IDLE)
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .build()
+        .context(|| "runtime")?;
+    let route = route(args, ttrpc_address);
+    let served = runtime.block_on(serve_on(listener, args.namespace.clone(), route, slots));
+    // Work that hangs in the kernel must not keep the process.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_on(
+    listener: UnixListener,
+    namespace: String,
+    route: Route,
+    slots: Slots,
+) -> Result<()> {
+    let path = bound_path(&listener);
+    let reaper = Reaper::new();
+    let reaping = tokio::spawn(reaper.clone().run());
+    let events = Events::new(&namespace);
+    tokio::spawn(events.clone().run(route, reaper.clone()));
+    let shim = Shim::new(namespace, reaper, events, slots);
+    tokio::spawn(heed_signals(shim.clone()));
+    let server =
+        Server::builder().service(task::version_2(&shim)).service(task::version_3(&shim)).build();
+    listener.set_nonblocking(true).context(|| "listener")?;
+    let listener = tokio::net::UnixListener::from_std(listener).context(|| "listener")?;
+    let stop = async {
+        tokio::select! {
+            () = shim.stop.notified() => {}
+            ended = reaping => warning!("the reaper ended: {ended:?}"),
+        }
+        // From here on nobody new finds this shim.
+        if let Some(path) = path {
+            // The daemon may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    };
+    server.serve(listener, stop).await;
+    shim.finish().await;
+    Ok(())
+}
+
+/// Takes the listening socket from standard input, and leaves nothing there.
+fn take_listener() -> Result<UnixListener> {
+    let stdin = rustix::stdio::stdin();
+    if !rustix::net::sockopt::socket_acceptconn(stdin).unwrap_or(false) {
+        return Err(Error::invalid_argument(
+            "nothing to do: give an action (start, delete), or a listening socket as stdin",
+        ));
+    }
+    let failed = |err: rustix::io::Errno| Error::io("take the listening socket", err.into());
+    let listener: OwnedFd = rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(failed)?;
+    rustix::stdio::dup2_stdin(crate::fd::null()?).map_err(failed)?;
+    Ok(UnixListener::from(listener))
+}
+
+/// Where the socket is found; its name was made by linking, so it is not the name it was bound to.
+fn bound_path(listener: &UnixListener) -> Option<PathBuf> {
+    let text = std::fs::read_to_string("address").ok();
+    let named = text.as_deref().and_then(|t| t.trim().strip_prefix("unix://")).map(PathBuf::from);
+    named.or_else(|| listener.local_addr().ok()?.as_pathname().map(Path::to_path_buf))
+}
+
+fn route(args: &Args, ttrpc_address: String) -> Route {
+    if !ttrpc_address.is_empty() {
+        return Route::Ttrpc(ttrpc_address);
+    }
+    if args.publish_binary.is_empty() {
+        return Route::None;
+    }
+    Route::Binary { binary: args.publish_binary.clone(), address: args.address.clone() }
+}
+
+fn record(args: &Args, ttrpc_address: &str) {
+    let record = ShimRecord {
+        version: VERSION,
+        pid: std::process::id(),
+        namespace: args.namespace.clone(),
+        id: args.id.clone(),
+        address: args.address.clone(),
+        ttrpc_address: ttrpc_address.to_owned(),
+        binary_version: crate::VERSION.to_owned(),
+    };
+    if let Err(err) = record.save(Path::new(".")) {
+        warning!("shim.json: {err}");
+    }
+}
+
+/// A shim with containers does not go away because someone asks by signal; one without may.
+async fn heed_signals(shim: Arc<Shim>) {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    loop {
+        let Some(()) = (tokio::select! {
+            got = term.recv() => got,
+            got = int.recv() => got,
+        }) else {
+            return;
+        };
+        if shim.is_empty() {
+            shim.stop.notify_one();
+        } else {
+            warning!("a signal to end was ignored: there are containers");
+        }
+    }
+}

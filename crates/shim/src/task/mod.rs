@@ -1,0 +1,242 @@
+//! The task service: what daemons ask of a shim.
+//!
+//! The same messages make `containerd.task.v2.Task` and `containerd.task.v3.Task`, so one
+//! implementation answers under both names. One file per group of methods:
+//! - [`create`](self): Create, and a container's restore from a checkpoint;
+//! - `life`: Start, Delete, Exec, and what happens at an exit;
+//! - `control`: Kill, Pause, Resume, Update, Checkpoint, ResizePty, CloseIO;
+//! - `query`: State, Pids, Wait, Stats, Connect.
+//!
+//! Handlers run to their end even when the caller has gone away, so nothing is left half done.
+
+mod control;
+mod create;
+mod life;
+mod query;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use gantry_api::containerd::task::v3 as api;
+use gantry_api::containerd::task::v3::task_ttrpc::{Task, TaskServer};
+use gantry_errdefs::{Error, Result};
+use gantry_ttrpc::{Context, Open, Reply, Service};
+use tokio::sync::Notify;
+
+use crate::container::Container;
+use crate::events::Events;
+use crate::process::{Process, Stage};
+use crate::reaper::Reaper;
+use crate::stdio::Slots;
+
+/// A shim that is told to go waits this long for its last events to be taken.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Everything a serving shim has.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    /// The daemon's namespace.
+    pub namespace: String,
+    /// Reaps.
+    pub reaper: Arc<Reaper>,
+    /// Tells the daemon.
+    pub events: Arc<Events>,
+    /// For logging programs.
+    pub slots: Slots,
+    /// Told when the shim is to end.
+    pub stop: Notify,
+    /// For tasks that outlive the call that starts them.
+    this: Weak<Self>,
+    containers: Mutex<HashMap<String, Entry>>,
+}
+
+/// A name that is taken by a Create that runs, or a container.
+#[derive(Debug)]
+enum Entry {
+    Creating,
+    Ready(Arc<Container>),
+}
+
+impl Shim {
+    /// A shim with no containers.
+    pub(crate) fn new(
+        namespace: String,
+        reaper: Arc<Reaper>,
+        events: Arc<Events>,
+        slots: Slots,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            namespace,
+            reaper,
+            events,
+            slots,
+            stop: Notify::new(),
+            this: this.clone(),
+            containers: Mutex::default(),
+        })
+    }
+
+    /// Whether no container is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.containers().is_empty()
+    }
+
+    fn myself(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        match self.containers().get(id) {
+            Some(Entry::Ready(container)) => Ok(container.clone()),
+            _ => Err(Error::not_found("container not created")),
+        }
+    }
+
+    fn process(&self, id: &str, exec_id: &str) -> Result<(Arc<Container>, Arc<Process>)> {
+        let container = self.container(id)?;
+        let process = container.process(exec_id)?;
+        Ok((container, process))
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error of an operation that a process's stage rules out.
+fn wrong_stage(verb: &str, stage: Stage, what: &str) -> Error {
+    let word = stage.word();
+    Error::unknown(format!("cannot {verb} a {word} {what}"))
+}
+
+/// The directory a request names, or an error.
+fn bundle_of(request: &api::CreateTaskRequest) -> Result<PathBuf> {
+    if request.bundle.starts_with('/') {
+        return Ok(PathBuf::from(&request.bundle));
+    }
+    let bundle = &request.bundle;
+    Err(Error::invalid_argument(format!("bundle {bundle:?}: not an absolute path")))
+}
+
+/// The service under its version 3 name.
+pub(crate) fn version_3(shim: &Arc<Shim>) -> impl Service {
+    TaskServer::new(shim.clone())
+}
+
+/// The service under its version 2 name.
+pub(crate) fn version_2(shim: &Arc<Shim>) -> impl Service {
+    Version2(TaskServer::new(shim.clone()))
+}
+
+struct Version2(TaskServer<Shim>);
+
+impl Service for Version2 {
+    fn name(&self) -> &'static str {
+        "containerd.task.v2.Task"
+    }
+
+    fn call(&self, method: &str, ctx: Context, payload: prost::bytes::Bytes) -> Reply {
+        self.0.call(method, ctx, payload)
+    }
+
+    fn stream(&self, method: &str, ctx: &Context) -> Option<Open> {
+        self.0.stream(method, ctx)
+    }
+}
+
+impl Task for Shim {
+    async fn state(&self, _: Context, r: api::StateRequest) -> Result<api::StateResponse> {
+        self.query_state(&r)
+    }
+
+    async fn create(
+        &self,
+        _: Context,
+        r: api::CreateTaskRequest,
+    ) -> Result<api::CreateTaskResponse> {
+        self.create_task(r).await
+    }
+
+    async fn start(&self, _: Context, r: api::StartRequest) -> Result<api::StartResponse> {
+        let pid = self.start_process(&r.id, &r.exec_id).await?;
+        Ok(api::StartResponse { pid })
+    }
+
+    async fn delete(&self, _: Context, r: api::DeleteRequest) -> Result<api::DeleteResponse> {
+        self.delete_process(&r.id, &r.exec_id).await
+    }
+
+    async fn pids(&self, _: Context, r: api::PidsRequest) -> Result<api::PidsResponse> {
+        self.query_pids(&r.id).await
+    }
+
+    async fn pause(&self, _: Context, r: api::PauseRequest) -> Result<()> {
+        self.pause_task(&r.id).await
+    }
+
+    async fn resume(&self, _: Context, r: api::ResumeRequest) -> Result<()> {
+        self.resume_task(&r.id).await
+    }
+
+    async fn checkpoint(&self, _: Context, r: api::CheckpointTaskRequest) -> Result<()> {
+        self.checkpoint_task(r).await
+    }
+
+    async fn kill(&self, _: Context, r: api::KillRequest) -> Result<()> {
+        self.kill_process(&r).await
+    }
+
+    async fn exec(&self, _: Context, r: api::ExecProcessRequest) -> Result<()> {
+        self.add_exec(r)
+    }
+
+    async fn resize_pty(&self, _: Context, r: api::ResizePtyRequest) -> Result<()> {
+        self.resize_terminal(&r)
+    }
+
+    async fn close_io(&self, _: Context, r: api::CloseIoRequest) -> Result<()> {
+        let (_, process) = self.process(&r.id, &r.exec_id)?;
+        if r.stdin {
+            process.io().close_stdin();
+        }
+        Ok(())
+    }
+
+    async fn update(&self, _: Context, r: api::UpdateTaskRequest) -> Result<()> {
+        self.update_task(&r).await
+    }
+
+    async fn wait(&self, ctx: Context, r: api::WaitRequest) -> Result<api::WaitResponse> {
+        self.wait_process(&ctx, &r).await
+    }
+
+    async fn stats(&self, _: Context, r: api::StatsRequest) -> Result<api::StatsResponse> {
+        let stats = self.container(&r.id)?.cgroup()?.stats()?;
+        Ok(api::StatsResponse { stats: Some(stats) })
+    }
+
+    async fn connect(&self, _: Context, r: api::ConnectRequest) -> Result<api::ConnectResponse> {
+        Ok(api::ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: self.container(&r.id).map_or(0, |container| container.init.pid()),
+            version: crate::VERSION.to_owned(),
+        })
+    }
+
+    async fn shutdown(&self, _: Context, _: api::ShutdownRequest) -> Result<()> {
+        // Ignored while there are containers: the shim is theirs.
+        if self.is_empty() {
+            self.stop.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Shim {
+    /// Lets the last events go out; afterwards the process may end.
+    pub(crate) async fn finish(&self) {
+        self.events.flush(FLUSH_DEADLINE).await;
+    }
+}
