@@ -7,10 +7,15 @@
 //! Names are opaque here: the metadata layer maps `(namespace, key)` to them.
 #![forbid(unsafe_code)]
 
+mod engine;
+mod native;
+mod overlay;
 mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
+pub use native::{Native, NativeConfig};
+pub use overlay::{Overlayfs, OverlayfsConfig};
 pub use snapshotter::{CommitOptions, Info, Kind, Snapshotter, Usage};
 
 /// Labels with meaning to a snapshotter.

@@ -8,4 +8,5 @@ pub mod durable;
 pub mod loopdev;
 pub mod mountattr;
 pub mod thread;
+pub mod tree;
 pub mod userns;

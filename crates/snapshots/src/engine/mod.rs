@@ -1,0 +1,465 @@
+//! What snapshotters that keep one directory per snapshot have in common.
+//!
+//! # Layout
+//! ```text
+//! snapshots/<n>             a snapshot's directory; <n> never changes, commit included
+//! snapshots/.removed-<n>    a removed snapshot's directory, on its way out
+//! ```
+//! The records are in the database ([`records`]); a record's number is its directory.
+//!
+//! # Order on disk
+//! * **Prepare:** directory, then record. A crash between leaves a directory that no record
+//!   names: start-up removes it. The directory is not synced: until someone writes to it there is
+//!   nothing to lose, and start-up makes an empty one again for a record whose directory a power
+//!   cut took.
+//! * **Commit:** the tree is synced ([`sync`]), then the record changes. Nothing is renamed.
+//! * **Remove:** record, then directory: renamed to a `.removed-` name, from which
+//!   [`Snapshotter::cleanup`] (and start-up) frees the space.
+//!
+//! # Cancellation
+//! What changes disk and record runs in a task of its own to its end, so a caller that goes away
+//! never leaves one without the other.
+
+mod records;
+mod sync;
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use gantry_core::Labels;
+use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_mount::Mount;
+use gantry_store::Store;
+use gantry_sys::tree;
+
+use crate::{CommitOptions, Info, Kind, Snapshotter, Usage};
+pub(crate) use records::Snapshot;
+use records::{New, Records};
+use sync::TreeSync;
+
+/// What differs between the snapshotters.
+pub(crate) trait Layout: Send + Sync + 'static {
+    /// Whether a layer can be put on another parent at commit; not when it holds its parent's
+    /// files itself.
+    const REBASES: bool;
+
+    /// Whether a snapshot of this kind, with or without parent, has a directory.
+    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool;
+
+    /// Fills the new directory `dir`, its tree last. `parent` is the directory of the parent
+    /// snapshot.
+    fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()>;
+
+    /// The tree in `dir` that is measured and made durable.
+    fn tree(&self, dir: &Path) -> PathBuf;
+
+    /// The mounts of an active snapshot or a view.
+    fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Vec<Mount>;
+
+    /// Adds what the snapshotter tells about a snapshot by label.
+    fn describe(&self, root: &Dirs, snapshot: &Snapshot, info: &mut Info);
+}
+
+/// The directories of snapshots.
+#[derive(Debug)]
+pub(crate) struct Dirs(PathBuf);
+
+impl Dirs {
+    /// The directory of snapshot `id`.
+    pub(crate) fn at(&self, id: u64) -> PathBuf {
+        self.0.join(id.to_string())
+    }
+
+    fn removed(&self, id: u64) -> PathBuf {
+        self.0.join(format!("{REMOVED}{id}"))
+    }
+}
+
+/// Prefix of directories on their way out.
+const REMOVED: &str = ".removed-";
+
+/// A snapshotter with one directory per snapshot.
+pub(crate) struct Engine<L>(Arc<Shared<L>>);
+
+struct Shared<L> {
+    layout: L,
+    dirs: Dirs,
+    records: Records,
+    sync: TreeSync,
+    next_id: AtomicU64,
+    /// Whether `remove` frees the space itself.
+    sync_remove: bool,
+}
+
+impl<L> Clone for Engine<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L: Layout> Engine<L> {
+    /// Opens the snapshotter `name` at `root`, and makes disk and records agree again after a
+    /// crash. Blocks.
+    pub(crate) fn open(
+        name: &str,
+        root: &Path,
+        layout: L,
+        store: Arc<dyn Store>,
+        sync_remove: bool,
+    ) -> Result<Self> {
+        let dirs = Dirs(root.join("snapshots"));
+        let private = |path: &Path| {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .context(|| path.display().to_string())
+        };
+        private(root)?;
+        private(&dirs.0)?;
+        let sync = TreeSync::open(&dirs.0)?;
+        let shared = Shared {
+            layout,
+            dirs,
+            records: Records::new(store, name),
+            sync,
+            next_id: AtomicU64::new(1),
+            sync_remove,
+        };
+        shared.reconcile()?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    pub(crate) fn layout(&self) -> &L {
+        &self.0.layout
+    }
+
+    /// Runs file work on the blocking pool.
+    async fn blocking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared<L>) -> Result<T> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.0);
+        joined(tokio::task::spawn_blocking(move || work(&shared))).await
+    }
+
+    async fn create(
+        &self,
+        kind: Kind,
+        key: &str,
+        parent: Option<&str>,
+        labels: Labels,
+    ) -> Result<Vec<Mount>> {
+        records::check_name(key)?;
+        let engine = self.clone();
+        let (key, parent) = (key.to_owned(), parent.map(str::to_owned));
+        to_the_end(async move {
+            let new = New { kind, key, parent, labels };
+            // Refused here, nothing is touched; the transaction asks again.
+            let parent_id = engine.0.records.check_new(&new)?;
+            let id = engine.0.next_id.fetch_add(1, Ordering::Relaxed);
+            let has_dir = engine.0.layout.has_dir(kind, parent_id.is_some());
+            if has_dir {
+                let labels = new.labels.clone();
+                engine.blocking(move |s| s.make_dir(id, parent_id, &labels)).await?;
+            }
+            match engine.0.records.create(id, new).await {
+                Ok(snapshot) => Ok(engine.0.layout.mounts(&engine.0.dirs, &snapshot)),
+                Err(e) => {
+                    if has_dir {
+                        engine.blocking(move |s| s.discarded(id)).await?;
+                    }
+                    Err(e)
+                }
+            }
+        })
+        .await
+    }
+
+    fn info(&self, snapshot: Snapshot) -> Info {
+        let mut info = snapshot.info.clone();
+        self.0.layout.describe(&self.0.dirs, &snapshot, &mut info);
+        info
+    }
+}
+
+#[async_trait]
+impl<L: Layout> Snapshotter for Engine<L> {
+    async fn stat(&self, key: &str) -> Result<Info> {
+        Ok(self.info(self.0.records.get(key)?))
+    }
+
+    async fn update(&self, info: Info, fieldpaths: &[String]) -> Result<Info> {
+        Ok(self.info(self.0.records.update(info, fieldpaths).await?))
+    }
+
+    async fn usage(&self, key: &str) -> Result<Usage> {
+        let snapshot = self.0.records.get(key)?;
+        if snapshot.info.kind != Kind::Active {
+            return Ok(snapshot.usage);
+        }
+        self.blocking(move |s| s.measure(snapshot.id)).await
+    }
+
+    async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
+        let snapshot = self.0.records.get(key)?;
+        if snapshot.info.kind == Kind::Committed {
+            return Err(Error::failed_precondition(format!(
+                "snapshot {key:?}: a committed snapshot has no mounts"
+            )));
+        }
+        Ok(self.0.layout.mounts(&self.0.dirs, &snapshot))
+    }
+
+    async fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
+        self.create(Kind::Active, key, parent, labels).await
+    }
+
+    async fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
+        self.create(Kind::View, key, parent, labels).await
+    }
+
+    async fn commit(&self, name: &str, key: &str, options: CommitOptions) -> Result<()> {
+        records::check_name(name)?;
+        let engine = self.clone();
+        let (name, key) = (name.to_owned(), key.to_owned());
+        to_the_end(async move {
+            let records = &engine.0.records;
+            let snapshot = records.check_commit(&name, &key, &options, L::REBASES)?;
+            let usage = engine.blocking(move |s| s.make_durable(snapshot.id)).await?;
+            records.commit(name, key, options, L::REBASES, usage).await
+        })
+        .await
+    }
+
+    async fn remove(&self, key: &str) -> Result<()> {
+        let engine = self.clone();
+        let key = key.to_owned();
+        to_the_end(async move {
+            let id = engine.0.records.remove(key).await?;
+            engine.blocking(move |s| s.discarded(id)).await
+        })
+        .await
+    }
+
+    async fn walk(&self, visit: &mut (dyn FnMut(Info) -> Result<()> + Send)) -> Result<()> {
+        self.0.records.walk(&mut |snapshot| visit(self.info(snapshot)))
+    }
+
+    async fn cleanup(&self) -> Result<()> {
+        self.blocking(|s| s.empty_trash()).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<L: Layout> Shared<L> {
+    /// Makes the directory of a new snapshot, whole or not at all.
+    fn make_dir(&self, id: u64, parent: Option<u64>, labels: &Labels) -> Result<()> {
+        let dir = self.dirs.at(id);
+        let made = fs::create_dir(&dir).context(|| dir.display().to_string()).and_then(|()| {
+            self.layout.fill(&dir, parent.map(|p| self.dirs.at(p)).as_deref(), labels)
+        });
+        made.inspect_err(|_| self.discard(id))
+    }
+
+    /// Takes a directory that no record names out of sight, and frees it if so configured. What
+    /// fails here is done by [`Snapshotter::cleanup`] or the next start, so it only warns.
+    fn discard(&self, id: u64) {
+        let (dir, removed) = (self.dirs.at(id), self.dirs.removed(id));
+        let result = match fs::rename(&dir, &removed) {
+            Ok(()) if self.sync_remove => tree::remove(&removed),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        if let Err(err) = result {
+            tracing::warn!(path = %dir.display(), %err, "snapshot directory not removed yet");
+        }
+    }
+
+    fn discarded(&self, id: u64) -> Result<()> {
+        self.discard(id);
+        Ok(())
+    }
+
+    fn measure(&self, id: u64) -> Result<Usage> {
+        let path = self.layout.tree(&self.dirs.at(id));
+        let measure = tree::measure(&path).context(|| path.display().to_string())?;
+        Ok(Usage { inodes: measure.inodes, size: measure.bytes })
+    }
+
+    /// Measures the tree of a snapshot and makes it durable.
+    fn make_durable(&self, id: u64) -> Result<Usage> {
+        let usage = self.measure(id)?;
+        let dir = self.dirs.at(id);
+        let what = || format!("sync {}", dir.display());
+        self.sync.sync(&self.layout.tree(&dir), &dir, usage.inodes).context(what)?;
+        Ok(usage)
+    }
+
+    fn empty_trash(&self) -> Result<()> {
+        let mut first_error = Ok(());
+        for (path, id) in self.list()? {
+            if id.is_none() {
+                let removed = tree::remove(&path).context(|| path.display().to_string());
+                first_error = first_error.and(removed);
+            }
+        }
+        first_error
+    }
+
+    /// Everything in the directory, with the snapshot number of those that are snapshots'.
+    fn list(&self) -> Result<Vec<(PathBuf, Option<u64>)>> {
+        let what = || self.dirs.0.display().to_string();
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dirs.0).context(what)? {
+            let entry = entry.context(what)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            match name.parse() {
+                Ok(id) => all.push((entry.path(), Some(id))),
+                Err(_) if name.starts_with(REMOVED) => all.push((entry.path(), None)),
+                Err(_) => tracing::warn!(path = %entry.path().display(), "not ours, left alone"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes disk and records agree: removes directories without a record, makes empty ones for
+    /// active snapshots that lost theirs, and reports what cannot be mended.
+    fn reconcile(&self) -> Result<()> {
+        let mut recorded = Vec::new();
+        self.records.walk(&mut |snapshot| {
+            recorded.push(snapshot);
+            Ok(())
+        })?;
+        let known: HashSet<u64> = recorded.iter().map(|s| s.id).collect();
+        let mut on_disk = HashSet::new();
+        for (path, id) in self.list()? {
+            match id {
+                // The tree is the last that is made.
+                Some(id) if known.contains(&id) && self.layout.tree(&path).exists() => {
+                    on_disk.insert(id);
+                }
+                Some(id) => {
+                    tracing::info!(path = %path.display(), "removing a snapshot half made or removed");
+                    self.discard(id);
+                }
+                None => {}
+            }
+        }
+        let last = known.iter().chain(&on_disk).max().copied().unwrap_or(0);
+        self.next_id.store(last + 1, Ordering::Relaxed);
+        for lost in recorded.into_iter().filter(|s| !on_disk.contains(&s.id)) {
+            self.restore(&lost)?;
+        }
+        self.empty_trash().unwrap_or_else(|err| {
+            tracing::warn!(%err, "removed snapshots still take space");
+        });
+        Ok(())
+    }
+
+    fn restore(&self, lost: &Snapshot) -> Result<()> {
+        let (name, kind) = (&lost.info.name, lost.info.kind);
+        if kind == Kind::Committed {
+            tracing::error!(name, id = lost.id, "the directory of a committed snapshot is gone");
+            return Ok(());
+        }
+        if !self.layout.has_dir(kind, !lost.parents.is_empty()) {
+            return Ok(());
+        }
+        tracing::warn!(name, id = lost.id, "snapshot directory made again, empty");
+        self.make_dir(lost.id, lost.parents.first().copied(), &lost.info.labels)
+            .context(|| format!("snapshot {name:?}"))
+    }
+}
+
+/// Runs `work` to its end even when the caller goes away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    joined(tokio::spawn(work)).await
+}
+
+async fn joined<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    match task.await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::unavailable("snapshotter: the runtime is shutting down")),
+        },
+    }
+}
+
+/// Implements [`Snapshotter`] for a type around an [`Engine`].
+macro_rules! delegate {
+    ($type:ty) => {
+        #[async_trait]
+        impl Snapshotter for $type {
+            async fn stat(&self, key: &str) -> Result<Info> {
+                self.0.stat(key).await
+            }
+
+            async fn update(&self, info: Info, fieldpaths: &[String]) -> Result<Info> {
+                self.0.update(info, fieldpaths).await
+            }
+
+            async fn usage(&self, key: &str) -> Result<Usage> {
+                self.0.usage(key).await
+            }
+
+            async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
+                self.0.mounts(key).await
+            }
+
+            async fn prepare(
+                &self,
+                key: &str,
+                parent: Option<&str>,
+                labels: Labels,
+            ) -> Result<Vec<Mount>> {
+                self.0.prepare(key, parent, labels).await
+            }
+
+            async fn view(
+                &self,
+                key: &str,
+                parent: Option<&str>,
+                labels: Labels,
+            ) -> Result<Vec<Mount>> {
+                self.0.view(key, parent, labels).await
+            }
+
+            async fn commit(&self, name: &str, key: &str, options: CommitOptions) -> Result<()> {
+                self.0.commit(name, key, options).await
+            }
+
+            async fn remove(&self, key: &str) -> Result<()> {
+                self.0.remove(key).await
+            }
+
+            async fn walk(&self, visit: &mut (dyn FnMut(Info) -> Result<()> + Send)) -> Result<()> {
+                self.0.walk(visit).await
+            }
+
+            async fn cleanup(&self) -> Result<()> {
+                self.0.cleanup().await
+            }
+
+            async fn close(&self) -> Result<()> {
+                self.0.close().await
+            }
+        }
+    };
+}
+pub(crate) use delegate;

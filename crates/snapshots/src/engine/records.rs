@@ -1,0 +1,413 @@
+//! Snapshot records in the database.
+//!
+//! ```text
+//! snapshotter/<snapshotter>/snapshot/<name>          the record, protobuf [`Record`]
+//! snapshotter/<snapshotter>/child/<parent>/<name>    empty; one for each child
+//! ```
+//! A record carries the numbers of all its parents, so mounts need one read however deep the
+//! chain.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gantry_core::{Labels, labels};
+use gantry_errdefs::{Error, Result};
+use gantry_store::{Key, KvRead, Store, StoreExt as _, Txn};
+use prost::Message as _;
+
+use crate::{CommitOptions, Info, Kind, Usage};
+
+/// A snapshot as recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// What everyone may know.
+    pub(crate) info: Info,
+    /// Its number, which names its directory.
+    pub(crate) id: u64,
+    /// Numbers of its parents, nearest first.
+    pub(crate) parents: Vec<u64>,
+    /// Disk use, of a committed snapshot.
+    pub(super) usage: Usage,
+}
+
+/// A snapshot to make.
+#[derive(Debug)]
+pub(super) struct New {
+    pub(super) kind: Kind,
+    pub(super) key: String,
+    pub(super) parent: Option<String>,
+    pub(super) labels: Labels,
+}
+
+/// The records of one snapshotter.
+pub(super) struct Records {
+    store: Arc<dyn Store>,
+    keys: Keys,
+}
+
+#[derive(Clone)]
+struct Keys(Key);
+
+/// # Errors
+/// InvalidArgument for an empty name.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::invalid_argument("snapshot key must not be empty"));
+    }
+    Ok(())
+}
+
+impl Records {
+    pub(super) fn new(store: Arc<dyn Store>, snapshotter: &str) -> Self {
+        Self { store, keys: Keys(Key::new().str("snapshotter").str(snapshotter)) }
+    }
+
+    /// # Errors
+    /// NotFound.
+    pub(super) fn get(&self, name: &str) -> Result<Snapshot> {
+        self.keys.get(&self.store.view()?, name)
+    }
+
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(Snapshot) -> Result<()>) -> Result<()> {
+        self.store.view()?.scan(&self.keys.snapshots(), &mut |key, value| {
+            let name = Key::str_parts(key)?.pop().unwrap_or_default();
+            visit(decode(name, value)?)?;
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Whether `new` could be made now; the number of its parent.
+    ///
+    /// # Errors
+    /// Those of prepare and view.
+    pub(super) fn check_new(&self, new: &New) -> Result<Option<u64>> {
+        let parent = self.keys.check_new(&self.store.view()?, new)?;
+        Ok(parent.map(|p| p.id))
+    }
+
+    /// # Errors
+    /// As [`Records::check_new`].
+    pub(super) async fn create(&self, id: u64, new: New) -> Result<Snapshot> {
+        let keys = self.keys.clone();
+        self.store
+            .update(move |txn| {
+                let parent = keys.check_new(txn, &new)?;
+                let now = SystemTime::now();
+                let snapshot = Snapshot {
+                    info: Info {
+                        kind: new.kind,
+                        name: new.key,
+                        parent: new.parent,
+                        labels: new.labels,
+                        created: now,
+                        updated: now,
+                    },
+                    id,
+                    parents: parent.map(|p| p.as_parents()).unwrap_or_default(),
+                    usage: Usage::default(),
+                };
+                keys.put(txn, &snapshot);
+                Ok(snapshot)
+            })
+            .await
+    }
+
+    /// Whether `key` could be committed as `name` now.
+    ///
+    /// # Errors
+    /// Those of commit.
+    pub(super) fn check_commit(
+        &self,
+        name: &str,
+        key: &str,
+        options: &CommitOptions,
+        rebases: bool,
+    ) -> Result<Snapshot> {
+        let (snapshot, _) =
+            self.keys.check_commit(&self.store.view()?, name, key, options, rebases)?;
+        Ok(snapshot)
+    }
+
+    /// # Errors
+    /// As [`Records::check_commit`].
+    pub(super) async fn commit(
+        &self,
+        name: String,
+        key: String,
+        options: CommitOptions,
+        rebases: bool,
+        usage: Usage,
+    ) -> Result<()> {
+        let keys = self.keys.clone();
+        self.store
+            .update(move |txn| {
+                let (mut snapshot, parent) =
+                    keys.check_commit(txn, &name, &key, &options, rebases)?;
+                keys.delete(txn, &snapshot);
+                let now = SystemTime::now();
+                if let Some(parent) = parent {
+                    snapshot.parents = parent.as_parents();
+                    snapshot.info.parent = Some(parent.info.name);
+                }
+                snapshot.info = Info {
+                    kind: Kind::Committed,
+                    name,
+                    labels: options.labels,
+                    created: now,
+                    updated: now,
+                    ..snapshot.info
+                };
+                snapshot.usage = usage;
+                keys.put(txn, &snapshot);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Removes the record and returns its number.
+    ///
+    /// # Errors
+    /// Those of remove.
+    pub(super) async fn remove(&self, name: String) -> Result<u64> {
+        let keys = self.keys.clone();
+        self.store
+            .update(move |txn| {
+                let snapshot = keys.get(txn, &name)?;
+                if txn.first(&keys.children(&name))?.is_some() {
+                    return Err(Error::failed_precondition(format!(
+                        "cannot remove snapshot {name:?}: it has children"
+                    )));
+                }
+                keys.delete(txn, &snapshot);
+                Ok(snapshot.id)
+            })
+            .await
+    }
+
+    /// # Errors
+    /// Those of update.
+    pub(super) async fn update(&self, info: Info, fieldpaths: &[String]) -> Result<Snapshot> {
+        labels::validate_all(&info.labels)?;
+        let fields: Vec<Option<String>> =
+            fieldpaths.iter().map(|path| label_field(path)).collect::<Result<_>>()?;
+        let keys = self.keys.clone();
+        self.store
+            .update(move |txn| {
+                let mut snapshot = keys.get(txn, &info.name)?;
+                merge(&mut snapshot.info.labels, info.labels, &fields);
+                snapshot.info.updated = SystemTime::now();
+                keys.put(txn, &snapshot);
+                Ok(snapshot)
+            })
+            .await
+    }
+}
+
+impl Keys {
+    fn snapshots(&self) -> Key {
+        self.0.clone().str("snapshot")
+    }
+
+    fn snapshot(&self, name: &str) -> Key {
+        self.snapshots().str(name)
+    }
+
+    fn children(&self, parent: &str) -> Key {
+        self.0.clone().str("child").str(parent)
+    }
+
+    fn get(&self, db: &impl KvRead, name: &str) -> Result<Snapshot> {
+        match db.get(&self.snapshot(name))? {
+            Some(value) => decode(name.to_owned(), &value),
+            None => Err(Error::not_found(format!("snapshot {name:?}"))),
+        }
+    }
+
+    fn put(&self, txn: &mut Txn<'_>, snapshot: &Snapshot) {
+        let name = &snapshot.info.name;
+        txn.put(&self.snapshot(name), encode(snapshot));
+        if let Some(parent) = &snapshot.info.parent {
+            txn.put(&self.children(parent).str(name), Vec::new());
+        }
+    }
+
+    fn delete(&self, txn: &mut Txn<'_>, snapshot: &Snapshot) {
+        let name = &snapshot.info.name;
+        txn.delete(&self.snapshot(name));
+        if let Some(parent) = &snapshot.info.parent {
+            txn.delete(&self.children(parent).str(name));
+        }
+    }
+
+    /// The committed snapshot `name`.
+    fn parent(&self, db: &impl KvRead, name: &str) -> Result<Snapshot> {
+        let parent = self.get(db, name).map_err(|e| e.context("parent"))?;
+        if parent.info.kind != Kind::Committed {
+            return Err(Error::invalid_argument(format!("parent {name:?} is not committed")));
+        }
+        Ok(parent)
+    }
+
+    fn check_free(&self, db: &impl KvRead, name: &str) -> Result<()> {
+        if db.has(&self.snapshot(name))? {
+            return Err(Error::already_exists(format!("snapshot {name:?}")));
+        }
+        Ok(())
+    }
+
+    fn check_new(&self, db: &impl KvRead, new: &New) -> Result<Option<Snapshot>> {
+        labels::validate_all(&new.labels)?;
+        let parent = new.parent.as_deref().map(|p| self.parent(db, p)).transpose()?;
+        self.check_free(db, &new.key)?;
+        Ok(parent)
+    }
+
+    /// The snapshot to commit, and its new parent when it is rebased.
+    fn check_commit(
+        &self,
+        db: &impl KvRead,
+        name: &str,
+        key: &str,
+        options: &CommitOptions,
+        rebases: bool,
+    ) -> Result<(Snapshot, Option<Snapshot>)> {
+        labels::validate_all(&options.labels)?;
+        let snapshot = self.get(db, key)?;
+        if snapshot.info.kind != Kind::Active {
+            return Err(Error::failed_precondition(format!(
+                "snapshot {key:?}: cannot commit, it is not active"
+            )));
+        }
+        self.check_free(db, name)?;
+        let Some(parent) = &options.parent else { return Ok((snapshot, None)) };
+        let parent = self.parent(db, parent)?;
+        match &snapshot.info.parent {
+            Some(same) if *same == parent.info.name => Ok((snapshot, None)),
+            None if rebases => Ok((snapshot, Some(parent))),
+            None => Err(Error::failed_precondition(format!(
+                "snapshot {key:?}: this snapshotter cannot put it on another parent"
+            ))),
+            Some(other) => Err(Error::failed_precondition(format!(
+                "snapshot {key:?}: was prepared on {other:?}, cannot go on {:?}",
+                parent.info.name
+            ))),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The numbers a child of this snapshot has as parents.
+    fn as_parents(&self) -> Vec<u64> {
+        std::iter::once(self.id).chain(self.parents.iter().copied()).collect()
+    }
+}
+
+/// The label a field path names; `None` for all of them.
+fn label_field(path: &str) -> Result<Option<String>> {
+    match path.strip_prefix("labels") {
+        Some("") => Ok(None),
+        Some(rest) if rest.starts_with('.') && rest.len() > 1 => Ok(Some(rest[1..].to_owned())),
+        _ => Err(Error::invalid_argument(format!("cannot update {path:?} field on a snapshot"))),
+    }
+}
+
+fn merge(labels: &mut Labels, mut new: Labels, fields: &[Option<String>]) {
+    if fields.is_empty() || fields.contains(&None) {
+        new.retain(|_, value| !value.is_empty());
+        *labels = new;
+        return;
+    }
+    for field in fields.iter().flatten() {
+        match new.remove(field) {
+            Some(value) if !value.is_empty() => _ = labels.insert(field.clone(), value),
+            _ => _ = labels.remove(field),
+        }
+    }
+}
+
+/// The value of a record. Fields are added, never renumbered.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Record {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(enumeration = "RecordKind", tag = "2")]
+    kind: i32,
+    #[prost(string, optional, tag = "3")]
+    parent: Option<String>,
+    /// Nearest first.
+    #[prost(uint64, repeated, tag = "4")]
+    parents: Vec<u64>,
+    #[prost(btree_map = "string, string", tag = "5")]
+    labels: Labels,
+    /// Nanoseconds since 1970.
+    #[prost(uint64, tag = "6")]
+    created: u64,
+    /// Nanoseconds since 1970.
+    #[prost(uint64, tag = "7")]
+    updated: u64,
+    #[prost(uint64, tag = "8")]
+    inodes: u64,
+    #[prost(uint64, tag = "9")]
+    size: u64,
+}
+
+/// As in containerd's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+enum RecordKind {
+    Unknown = 0,
+    View = 1,
+    Active = 2,
+    Committed = 3,
+}
+
+fn encode(snapshot: &Snapshot) -> Vec<u8> {
+    let info = &snapshot.info;
+    let kind = match info.kind {
+        Kind::View => RecordKind::View,
+        Kind::Active => RecordKind::Active,
+        Kind::Committed => RecordKind::Committed,
+    };
+    Record {
+        id: snapshot.id,
+        kind: kind.into(),
+        parent: info.parent.clone(),
+        parents: snapshot.parents.clone(),
+        labels: info.labels.clone(),
+        created: to_nanos(info.created),
+        updated: to_nanos(info.updated),
+        inodes: snapshot.usage.inodes,
+        size: snapshot.usage.size,
+    }
+    .encode_to_vec()
+}
+
+fn decode(name: String, value: &[u8]) -> Result<Snapshot> {
+    let damaged = || Error::data_loss(format!("record of snapshot {name:?} is damaged"));
+    let record = Record::decode(value).map_err(|e| damaged().with_source(e))?;
+    let kind = match record.kind() {
+        RecordKind::View => Kind::View,
+        RecordKind::Active => Kind::Active,
+        RecordKind::Committed => Kind::Committed,
+        RecordKind::Unknown => return Err(damaged()),
+    };
+    Ok(Snapshot {
+        info: Info {
+            kind,
+            name,
+            parent: record.parent,
+            labels: record.labels,
+            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.created),
+            updated: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.updated),
+        },
+        id: record.id,
+        parents: record.parents,
+        usage: Usage { inodes: record.inodes, size: record.size },
+    })
+}
+
+fn to_nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
