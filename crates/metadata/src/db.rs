@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
-use gantry_core::{Context, Namespace};
+use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
 use gantry_snapshots::Snapshotter as Backend;
 use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
@@ -13,7 +13,7 @@ use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
 use crate::containers::Containers;
 use crate::content::{Content, OpenIngests};
 use crate::event::{Event, EventSink, NoEvents};
-use crate::gc::{Gc, GcConfig, GcState, Node};
+use crate::gc::{self, Gc, GcConfig, GcState, Node};
 use crate::images::Images;
 use crate::inflight::Inflight;
 use crate::keys::{self, Kind};
@@ -264,6 +264,14 @@ impl Tx<'_, '_> {
         self.count(true);
     }
 
+    /// Notes when an object with these labels expires, so that a collection comes then.
+    pub(crate) fn expires(&mut self, labels: &Labels) {
+        if let Some(at) = gc::expiry(labels) {
+            let shared = Arc::clone(self.shared);
+            self.txn.after_commit(move || shared.gc.expect_expiry(at));
+        }
+    }
+
     fn count(&mut self, dirty: bool) {
         let shared = Arc::clone(self.shared);
         self.txn.after_commit(move || shared.gc.count(dirty));
@@ -309,4 +317,16 @@ pub(crate) fn encode(record: &impl prost::Message) -> Vec<u8> {
 /// The time stamped on records.
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// Runs `work` to its end even when the caller goes away: for work that makes something in a
+/// backend and then records it.
+pub(crate) async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
+        Err(_) => Err(Error::unavailable("the daemon is stopping")),
+    }
 }

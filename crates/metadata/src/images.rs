@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use gantry_core::fieldmask::{self, Path};
-use gantry_core::{Context, filters, labels};
+use gantry_core::{Context, Labels, filters, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_store::KvRead;
 
@@ -166,6 +166,7 @@ fn put(tx: &mut Tx<'_, '_>, ctx: &Context, image: &Image) -> Result<()> {
     tx.touch(|| Node::image(&ctx.namespace, &image.name));
     if image.labels.contains_key(LABEL_EXPIRE) {
         tx.lease_add(ctx, "images", &image.name)?;
+        tx.expires(&image.labels);
     }
     Ok(())
 }
@@ -180,6 +181,13 @@ fn read(read: &impl KvRead, ctx: &Context, name: &str) -> Result<Image> {
         Some(value) => parse(&value, name.to_owned()),
         None => Err(Error::not_found(format!("image {name:?}"))),
     }
+}
+
+/// The labels of an image; None when it is gone.
+pub(crate) fn labels(read: &impl KvRead, ctx: &Context, name: &str) -> Result<Option<Labels>> {
+    read.get(&keys::object(Kind::Image, &ctx.namespace, name))?
+        .map(|value| Ok(parse(&value, name.to_owned())?.labels))
+        .transpose()
 }
 
 fn validate(image: &Image) -> Result<()> {

@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Ingest,
     Snapshot,
     SnapshotChild,
+    BackendSnapshot,
     Sequence,
     TrashBlob,
     TrashIngest,
@@ -41,6 +42,7 @@ impl Kind {
             Self::Ingest => "ingest",
             Self::Snapshot => "snapshot",
             Self::SnapshotChild => "snapshot-child",
+            Self::BackendSnapshot => "backend-snapshot",
             Self::Sequence => "sequence",
             Self::TrashBlob => "trash-blob",
             Self::TrashIngest => "trash-ingest",
@@ -84,9 +86,15 @@ pub(crate) fn snapshot(ns: &Namespace, snapshotter: &str, key: &str) -> Key {
     object(Kind::Snapshot, ns, snapshotter).str(key)
 }
 
-/// The index of a snapshot's children; with `child` empty, all of them start so.
+/// The index of a snapshot's children; all of them start so.
 pub(crate) fn snapshot_children(ns: &Namespace, snapshotter: &str, parent: &str) -> Key {
     object(Kind::SnapshotChild, ns, snapshotter).str(parent)
+}
+
+/// The index of the records of a backend's snapshot; there is more than one only when a remote
+/// snapshotter shows one snapshot to many namespaces.
+pub(crate) fn backend_snapshot(snapshotter: &str, backend_key: &str) -> Key {
+    all(Kind::BackendSnapshot).str(snapshotter).str(backend_key)
 }
 
 /// The parts of a key after `ROOT` and the kind.

@@ -43,6 +43,7 @@ impl Leases {
                 tx.ensure_namespace(&ctx.namespace)?;
                 tx.txn.put(&key, encode(&record));
                 tx.touch(|| Node::lease(&ctx.namespace, &id));
+                tx.expires(&record.labels);
                 Ok(record.into_lease(id))
             })
             .await

@@ -1,19 +1,49 @@
-//! Garbage collection.
-#![allow(clippy::todo, unused_variables)]
+//! Garbage collection: what no root reaches goes away, while everything else goes on.
+//!
+//! # A run
+//! 1. A write on the writer thread switches the *barrier* on: from then on every transaction that
+//!    writes a record with references, or adds a lease member, notes the node it wrote.
+//! 2. Roots are read and reachable objects marked over an MVCC snapshot, off the async threads.
+//! 3. Candidates that were not reached are removed in small transactions between everyone else's,
+//!    referrers first. Each of these first takes the noted nodes as roots and marks on from them
+//!    in the state of the moment, and only then removes what is still not marked.
+//! 4. The barrier is switched off, and what the records named is deleted in the backends (the
+//!    *trash*), outside any transaction.
+//!
+//! **Why nothing live is lost.** Say an object is reachable at the moment of its removal, and take
+//! the last edge on a path to it that the snapshot did not have (or the root, if that is what is
+//! new). The record that holds this edge was written after the barrier went up, so its node was
+//! noted and marked on from; all edges after it were in the snapshot and still are, so the object
+//! is marked: either now, or because a node on the way was marked in the snapshot already, whose
+//! edges from there on were followed then.
+//!
+//! **What is paid for it.** An object written during a run is kept by that run, even if nothing
+//! refers to it. The next one takes it.
 
-use std::time::Duration;
-
-use gantry_core::Namespace;
-use gantry_errdefs::Result;
-
-use crate::db::Db;
-
+mod graph;
+mod labels;
+mod mark;
 mod node;
+mod reconcile;
+mod run;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod trash;
 
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gantry_core::Digest;
+use gantry_errdefs::Result;
+use tokio::sync::Notify;
+
+use crate::db::{Db, detached};
+
+pub use labels::LABEL_EXPIRE;
+pub(crate) use labels::expiry;
 pub(crate) use node::Node;
-
-/// When a lease or image expires (RFC 3339).
-pub const LABEL_EXPIRE: &str = "containerd.io/gc.expire";
 
 /// When garbage is collected (`[plugins.'io.containerd.gc.v1.scheduler']`).
 #[derive(Clone, Debug, PartialEq)]
@@ -53,18 +83,106 @@ pub struct GcStats {
     pub deleted: u64,
 }
 
-/// The garbage collector's state in the store.
-#[derive(Debug)]
-pub(crate) struct GcState {}
+/// What all collections since [`Db::open`] did, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcTotals {
+    /// Runs that ended well.
+    pub succeeded: u64,
+    /// Runs that failed.
+    pub failed: u64,
+    /// Time all of them took.
+    pub elapsed: Duration,
+}
+
+/// What start-up found when it compared records and backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Backend objects without a record, now deleted.
+    pub orphans_removed: Vec<String>,
+    /// Ingests without a record, now recorded.
+    pub ingests_adopted: Vec<String>,
+    /// Records whose object is gone, now removed.
+    pub records_removed: Vec<String>,
+}
+
+/// The garbage collector's part of the store's state.
+pub(crate) struct GcState {
+    config: GcConfig,
+    /// Whether a run is between its snapshot and its last sweep. Written on the writer thread.
+    barrier_up: AtomicBool,
+    /// Nodes written since the barrier went up and not yet marked on from.
+    touched: Mutex<Vec<Node>>,
+    mutations: AtomicU32,
+    deletions: AtomicU32,
+    /// The soonest known expiry, in nanoseconds since 1970; `u64::MAX` for none.
+    expiry_nanos: AtomicU64,
+    /// Wakes the scheduler. Behind an `Arc` so that the scheduler does not keep the store.
+    wake: Arc<Notify>,
+    runs: tokio::sync::Mutex<Runs>,
+    /// Runs begun so far.
+    begun: AtomicU64,
+    totals: Mutex<GcTotals>,
+}
+
+/// The last run that ended.
+#[derive(Debug, Default)]
+struct Runs {
+    /// Its number: how many had begun with it.
+    number: u64,
+    stats: GcStats,
+}
 
 impl GcState {
     pub(crate) fn new(config: GcConfig) -> Self {
-        Self {}
+        Self {
+            config,
+            barrier_up: AtomicBool::new(false),
+            touched: Mutex::default(),
+            mutations: AtomicU32::new(0),
+            deletions: AtomicU32::new(0),
+            expiry_nanos: AtomicU64::new(u64::MAX),
+            wake: Arc::default(),
+            runs: tokio::sync::Mutex::default(),
+            begun: AtomicU64::new(0),
+            totals: Mutex::default(),
+        }
     }
 
-    pub(crate) fn touch(&self, node: impl FnOnce() -> Node) {}
+    /// Notes a written node while the barrier is up. On the writer thread.
+    pub(crate) fn touch(&self, node: impl FnOnce() -> Node) {
+        if self.barrier_up.load(Ordering::Acquire) {
+            self.touched().push(node());
+        }
+    }
 
-    pub(crate) fn count(&self, dirty: bool) {}
+    /// Counts a write, towards the thresholds.
+    pub(crate) fn count(&self, dirty: bool) {
+        let mutations = self.mutations.fetch_add(1, Ordering::AcqRel) + 1;
+        let first_deletion = dirty && self.deletions.fetch_add(1, Ordering::AcqRel) == 0;
+        if first_deletion
+            || mutations == self.config.mutation_threshold
+            || self.config.deletion_threshold > 0 && dirty
+        {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Notes that something expires at `at`.
+    pub(crate) fn expect_expiry(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        if self.expiry_nanos.fetch_min(nanos, Ordering::AcqRel) > nanos {
+            self.wake.notify_one();
+        }
+    }
+
+    fn touched(&self) -> MutexGuard<'_, Vec<Node>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn totals(&self) -> MutexGuard<'_, GcTotals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The garbage collector.
@@ -78,18 +196,59 @@ impl Gc {
         Self { db }
     }
 
-    /// Collects now: a full run that starts after this call. Callers that come together share
-    /// runs.
+    /// Collects now: a full run that starts after this call. Callers that come while one is under
+    /// way share the next. It ends even when the caller goes away.
     ///
     /// # Errors
     /// DataLoss or Unavailable when the database can't be read or written.
     pub async fn run(&self) -> Result<GcStats> {
-        todo!()
+        let db = self.db.clone();
+        let before = db.shared.gc.begun.load(Ordering::Acquire);
+        detached(async move {
+            let state = &db.shared.gc;
+            let mut runs = state.runs.lock().await;
+            if runs.number > before {
+                return Ok(runs.stats);
+            }
+            let number = state.begun.fetch_add(1, Ordering::AcqRel) + 1;
+            let stats = run::collect(&db, SystemTime::now()).await?;
+            *runs = Runs { number, stats };
+            Ok(stats)
+        })
+        .await
     }
 
-    /// Compares records and backends both ways and removes what has no partner, then starts
-    /// collecting by itself until the last [`Db`] is dropped. Call once, on a runtime.
+    /// Compares records and backends both ways. Orphans in the backends are removed, ingests
+    /// without a record get one, and records whose object is gone are removed so that the next
+    /// pull fetches it again.
+    ///
+    /// # Errors
+    /// DataLoss or Unavailable when database or a backend can't be read; what was done stays done.
+    pub async fn reconcile(&self) -> Result<Reconciled> {
+        let db = self.db.clone();
+        detached(async move { reconcile::reconcile(&db).await }).await
+    }
+
+    /// Starts collecting by itself, after the start-up delay, until the last [`Db`] is dropped.
+    /// Call it once, on a runtime.
     pub fn start(&self) {
-        todo!()
+        schedule::start(&self.db);
+    }
+
+    /// What all collections so far did.
+    pub fn totals(&self) -> GcTotals {
+        *self.db.shared.gc.totals()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &GcConfig {
+        &self.db.shared.gc.config
+    }
+
+    /// Deletes a blob from the backend unless a namespace holds it or someone is about to.
+    pub(crate) async fn discard_blob(&self, digest: &Digest) {
+        if let Err(err) = trash::discard_blob(&self.db, digest).await {
+            tracing::warn!(%digest, "left to reconciliation: {err}");
+        }
     }
 }

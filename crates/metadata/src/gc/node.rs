@@ -1,6 +1,6 @@
 //! What the collector walks.
 
-use gantry_core::Namespace;
+use gantry_core::{Digest, Namespace};
 
 /// An object of the graph.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,6 +9,8 @@ pub(crate) struct Node {
     pub(crate) namespace: String,
     /// Digest, key, name or id.
     pub(crate) key: String,
+    /// Reached through a flat lease: kept without what its labels refer to.
+    pub(crate) flat: bool,
 }
 
 /// The kind of a node.
@@ -27,34 +29,49 @@ pub(crate) enum NodeKind {
 }
 
 impl Node {
-    fn new(kind: NodeKind, namespace: &Namespace, key: &str) -> Self {
-        Self { kind, namespace: namespace.as_str().to_owned(), key: key.to_owned() }
+    pub(crate) fn new(kind: NodeKind, namespace: &str, key: &str) -> Self {
+        Self { kind, namespace: namespace.to_owned(), key: key.to_owned(), flat: false }
     }
 
     pub(crate) fn lease(namespace: &Namespace, id: &str) -> Self {
-        Self::new(NodeKind::Lease, namespace, id)
+        Self::new(NodeKind::Lease, namespace.as_str(), id)
     }
 
     pub(crate) fn container(namespace: &Namespace, id: &str) -> Self {
-        Self::new(NodeKind::Container, namespace, id)
+        Self::new(NodeKind::Container, namespace.as_str(), id)
     }
 
     pub(crate) fn sandbox(namespace: &Namespace, id: &str) -> Self {
-        Self::new(NodeKind::Sandbox, namespace, id)
+        Self::new(NodeKind::Sandbox, namespace.as_str(), id)
     }
 
     pub(crate) fn image(namespace: &Namespace, name: &str) -> Self {
-        Self::new(NodeKind::Image, namespace, name)
+        Self::new(NodeKind::Image, namespace.as_str(), name)
     }
 
+    pub(crate) fn content(namespace: &Namespace, digest: &Digest) -> Self {
+        Self::new(NodeKind::Content, namespace.as_str(), digest.as_str())
+    }
+
+    pub(crate) fn snapshot(namespace: &Namespace, snapshotter: &str, key: &str) -> Self {
+        Self::new(NodeKind::Snapshot(snapshotter.to_owned()), namespace.as_str(), key)
+    }
+
+    /// The member of a lease.
     pub(crate) fn resource(namespace: &Namespace, kind: &str, id: &str) -> Self {
-        let kind = match kind.split_once('/') {
-            None if kind == "content" => NodeKind::Content,
-            None if kind == "ingests" => NodeKind::Ingest,
-            None if kind == "images" => NodeKind::Image,
-            Some(("snapshots", name)) => NodeKind::Snapshot(name.to_owned()),
-            _ => NodeKind::Other,
-        };
-        Self::new(kind, namespace, id)
+        Self::new(NodeKind::of_resource(kind), namespace.as_str(), id)
+    }
+}
+
+impl NodeKind {
+    /// The kind of a lease member.
+    pub(crate) fn of_resource(kind: &str) -> Self {
+        match kind.split_once('/') {
+            None if kind == "content" => Self::Content,
+            None if kind == "ingests" => Self::Ingest,
+            None if kind == "images" => Self::Image,
+            Some(("snapshots", name)) => Self::Snapshot(name.to_owned()),
+            _ => Self::Other,
+        }
     }
 }
