@@ -1,0 +1,31 @@
+# The two commands are `make demo` and `make test`; both install what they need (as root, Debian).
+
+CARGO ?= cargo
+
+.PHONY: build demo test lint deps bench
+
+# What users run, into target/release.
+build:
+	$(CARGO) build --release --bins -p gantry-daemon -p gantry-shim -p gantry-cli
+
+# A real image end to end, without anything installed: see scripts/demo.sh.
+demo: deps build
+	scripts/demo.sh target/release
+
+# Everything CI checks. The programs under test are built first: tests run them as programs.
+test: deps lint
+	$(CARGO) build --bins -p gantry-daemon -p gantry-shim -p gantry-cli
+	$(CARGO) test --workspace
+	scripts/demo.sh target/debug
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deps:
+	scripts/install-deps.sh
+	scripts/install-vm.sh
+
+# Side by side with the installed containerd, as ratios of one run.
+bench: deps build
+	$(CARGO) run --release -p gantry-bench
