@@ -185,6 +185,11 @@ impl Client {
         self.inner.shared.pending().dead
     }
 
+    /// Ends the connection for all clones: their calls fail with Unavailable.
+    pub fn close(&self) {
+        self.inner.reader.abort();
+    }
+
     /// Resolves when the connection has died.
     pub async fn closed(&self) {
         let mut alive = self.inner.alive.clone();

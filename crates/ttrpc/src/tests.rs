@@ -275,6 +275,19 @@ async fn a_dead_connection_fails_all_calls_at_once() {
 }
 
 #[tokio::test]
+async fn closing_ends_the_calls_of_all_clones() {
+    let client = pair();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { call(&client, "Sleep", "60000").await }
+    });
+    call(&client, "Echo", "").await.expect("answered");
+    client.close();
+    assert!(waiting.await.expect("no panic").expect_err("closed").is_unavailable());
+    client.closed().await;
+}
+
+#[tokio::test]
 async fn the_last_client_closes_the_connection() {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     let client = Client::new(ours);

@@ -1,0 +1,212 @@
+//! Creating a task.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::containerd::task::v2::CreateTaskRequest;
+use gantry_core::{Any, identifiers};
+use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_ttrpc::Client;
+
+use super::table::Key;
+use super::{Manager, blocking};
+use crate::binary::Binary;
+use crate::bootstrap::Bootstrap;
+use crate::bundle::Bundle;
+use crate::log::LogReader;
+use crate::shim::{Identity, Shim};
+use crate::{CreateOptions, convert, options};
+
+/// How long to wait before connecting again to a shim that does not listen yet.
+const CONNECT_RETRY: Duration = Duration::from_millis(10);
+
+/// Gives a key free again unless the task was made.
+struct Reservation<'a> {
+    manager: &'a Manager,
+    key: &'a Key,
+    kept: bool,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.manager.inner.table.forget(self.key);
+        }
+    }
+}
+
+impl Manager {
+    /// Makes bundle, shim and task; on failure none of them is left.
+    pub(super) async fn create_task(
+        &self,
+        key: &Key,
+        mut options: CreateOptions,
+    ) -> Result<Arc<Shim>> {
+        identifiers::validate("task", &key.id)?;
+        let task_options =
+            options::for_task(options.runtime_options.as_ref(), options.task_options.as_ref())?;
+        let start_options = options::for_start(options.runtime_options.as_ref())?;
+        self.inner.table.reserve(key)?;
+        let mut reservation = Reservation { manager: self, key, kept: false };
+        let program = self.program(&options.runtime).await?;
+        let bundle = self.make_bundle(key, &mut options).await?;
+        let started = self.start_shim(key, &options, &program, &bundle, start_options).await;
+        let shim = match started {
+            Ok(shim) => Arc::new(shim),
+            Err(err) => {
+                self.abandon_start(key, &program, &bundle).await;
+                return Err(err);
+            }
+        };
+        let request = request(&shim, options, task_options);
+        if let Err(err) = shim.create(&request).await {
+            self.abandon(&shim).await;
+            return Err(err.context("failed to create shim task"));
+        }
+        self.inner.table.set_ready(key.clone(), Arc::clone(&shim));
+        reservation.kept = true;
+        self.watch(&shim);
+        Ok(shim)
+    }
+
+    async fn make_bundle(&self, key: &Key, options: &mut CreateOptions) -> Result<Bundle> {
+        let bundles = self.inner.bundles.clone();
+        let (key, spec) = (key.clone(), std::mem::take(&mut options.spec.value));
+        let sandbox = options.sandbox_id.clone();
+        blocking(move || bundles.create(&key.namespace, &key.id, &spec, &sandbox)).await
+    }
+
+    /// Runs the shim's `start`, or finds the shim that the task joins, and connects.
+    async fn start_shim(
+        &self,
+        key: &Key,
+        options: &CreateOptions,
+        program: &PathBuf,
+        bundle: &Bundle,
+        start_options: Option<Any>,
+    ) -> Result<Shim> {
+        let who = Identity {
+            config: Arc::clone(&self.inner.config),
+            namespace: key.namespace.clone(),
+            id: key.id.clone(),
+            bundle: bundle.clone(),
+            program: program.clone(),
+            sandbox_id: options.sandbox_id.clone(),
+        };
+        let (record, shim_program) = (bundle.clone(), program.clone());
+        blocking(move || record.set_shim_program(&shim_program)).await?;
+        // The fifo has to be there before the shim looks for it.
+        let log = LogReader::open(&bundle.log(), &key.id)?;
+        let joined = self.joined(key, options).await;
+        let bootstrap = match joined {
+            Some(bootstrap) => bootstrap,
+            None => {
+                self.binary(key, program, bundle)
+                    .start(&self.inner.versions, start_options.as_ref())
+                    .await?
+            }
+        };
+        let (saved, at) = (bootstrap.clone(), bundle.path.clone());
+        blocking(move || saved.save(&at)).await?;
+        let connection = self.connect(&bootstrap).await.context(|| "failed to start shim")?;
+        let shim = Shim::new(who, &bootstrap, connection, Some(log));
+        // Which process it is matters only if it does not end when told to.
+        if let Err(err) = shim.connect(self.inner.config.deadlines.connect_new).await {
+            tracing::debug!(id = key.id, %err, "connect to a new shim");
+        }
+        Ok(shim)
+    }
+
+    fn binary<'a>(&'a self, key: &'a Key, program: &'a PathBuf, bundle: &'a Bundle) -> Binary<'a> {
+        Binary {
+            config: &self.inner.config,
+            program,
+            namespace: &key.namespace,
+            id: &key.id,
+            bundle,
+        }
+    }
+
+    /// A shim that runs already: one that the caller names, or that of the pod.
+    async fn joined(&self, key: &Key, options: &CreateOptions) -> Option<Bootstrap> {
+        if let Some((address, version)) = &options.task_api {
+            let (version, address) = (*version, address.clone());
+            return Some(Bootstrap { version, address, protocol: "ttrpc".to_owned() });
+        }
+        if options.sandbox_id.is_empty() {
+            return None;
+        }
+        let sandbox = self.inner.bundles.bundle(&key.namespace, &options.sandbox_id);
+        // Shims of version 2 find their pod themselves, by an annotation of the spec.
+        let found = blocking(move || Bootstrap::load(&sandbox.path)).await.ok();
+        found.filter(|bootstrap| bootstrap.version >= 3)
+    }
+
+    async fn connect(&self, bootstrap: &Bootstrap) -> Result<Client> {
+        let attempts = async {
+            loop {
+                match Client::connect(&bootstrap.address) {
+                    Err(err) if err.is_unavailable() => tokio::time::sleep(CONNECT_RETRY).await,
+                    outcome => return outcome,
+                }
+            }
+        };
+        let deadline = self.inner.config.deadlines.connect_new;
+        tokio::time::timeout(deadline, attempts).await.unwrap_or_else(|_| {
+            Err(Error::unavailable(format!(
+                "shim at {}: not listening after {deadline:?}",
+                bootstrap.address
+            )))
+        })
+    }
+
+    /// Undoes a start that failed: the program may have left a shim behind.
+    async fn abandon_start(&self, key: &Key, program: &PathBuf, bundle: &Bundle) {
+        if let Err(err) = self.binary(key, program, bundle).delete().await {
+            tracing::debug!(id = key.id, %err, "clean-up after a shim that did not start");
+        }
+        self.remove_bundle(&key.id, bundle).await;
+    }
+
+    /// Undoes a task that could not be created.
+    async fn abandon(&self, shim: &Arc<Shim>) {
+        shim.release();
+        let cleanup = self.inner.config.deadlines.cleanup;
+        // What failed half way is often gone already.
+        if let Err(err) = shim.delete("", cleanup).await {
+            tracing::debug!(id = shim.id, %err, "deletion of a task that was not created");
+        }
+        self.finish(shim).await;
+    }
+
+    /// Removes a task whose creator has gone away.
+    pub(super) async fn discard(&self, shim: Arc<Shim>) {
+        use crate::plugin::Task as _;
+        const SIGKILL: u32 = 9;
+        tracing::info!(id = shim.id, "the caller went away: task is removed");
+        if let Err(err) = shim.kill("", SIGKILL, true).await {
+            tracing::debug!(id = shim.id, %err, "kill of an unwanted task");
+        }
+        let cleanup = self.inner.config.deadlines.cleanup;
+        let _ = tokio::time::timeout(cleanup, shim.wait("")).await;
+        if let Err(err) = self.delete_task(&shim).await {
+            tracing::warn!(id = shim.id, %err, "deletion of an unwanted task");
+        }
+    }
+}
+
+fn request(shim: &Shim, options: CreateOptions, task_options: Option<Any>) -> CreateTaskRequest {
+    CreateTaskRequest {
+        id: shim.id.clone(),
+        bundle: shim.bundle.path.display().to_string(),
+        rootfs: options.rootfs.into_iter().map(convert::mount_to_wire).collect(),
+        terminal: options.io.terminal,
+        stdin: options.io.stdin,
+        stdout: options.io.stdout,
+        stderr: options.io.stderr,
+        checkpoint: options.checkpoint,
+        parent_checkpoint: String::new(),
+        options: task_options.as_ref().map(convert::to_wire),
+    }
+}

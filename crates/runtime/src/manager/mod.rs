@@ -1,0 +1,202 @@
+//! All tasks of all shims.
+
+mod create;
+mod reload;
+mod remove;
+mod table;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_core::{Any, Namespace};
+use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_events::Exchange;
+use tokio::sync::{oneshot, watch};
+
+use crate::binary::{self, Versions};
+use crate::bundle::Bundles;
+use crate::config::Config;
+use crate::events::Passing;
+use crate::plugin::{Runtime, Task};
+use crate::shim::Shim;
+use crate::{CreateOptions, Exit, names};
+use table::{Key, Table};
+
+/// The runtime plugin over shims. Cheap to clone; clones share everything.
+///
+/// Every task is on its own: no lock is held while a shim is asked, started or cleaned up after,
+/// so that one that hangs holds up its own callers only.
+#[derive(Clone, Debug)]
+pub struct Manager {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<Config>,
+    bundles: Bundles,
+    versions: Versions,
+    exchange: Exchange,
+    table: Table,
+    /// True once every bundle of an earlier run has been looked at.
+    loaded: watch::Sender<bool>,
+}
+
+impl Manager {
+    /// Makes the directories, lists the bundles of an earlier run and starts looking for their
+    /// shims in the background. Must be called within a tokio runtime; blocks for the listing.
+    ///
+    /// # Errors
+    /// The class of the I/O error when a directory cannot be made.
+    pub fn open(config: Config, exchange: Exchange) -> Result<Self> {
+        for dir in [&config.root, &config.state] {
+            std::fs::create_dir_all(dir).context(|| dir.display().to_string())?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+            std::fs::set_permissions(dir, mode).context(|| dir.display().to_string())?;
+        }
+        let bundles = Bundles::new(config.root.clone(), config.state.clone());
+        let found = bundles.scan();
+        let manager = Self {
+            inner: Arc::new(Inner {
+                config: Arc::new(config),
+                bundles,
+                versions: Versions::default(),
+                exchange,
+                table: Table::default(),
+                loaded: watch::Sender::new(false),
+            }),
+        };
+        manager.reload(found);
+        Ok(manager)
+    }
+
+    /// Resolves when every shim of an earlier run has been found, cleaned up after, or marked as
+    /// degraded. Nothing has to wait for it: [`Runtime::get`] waits for the one task asked for.
+    pub async fn loaded(&self) {
+        let mut loaded = self.inner.loaded.subscribe();
+        // The sender lives as long as `self`.
+        let _ = loaded.wait_for(|done| *done).await;
+    }
+
+    /// What a shim program says of itself (`-info`): an encoded `containerd.types.RuntimeInfo`.
+    ///
+    /// # Errors
+    /// Those of finding the program; Unknown with its output when it fails.
+    pub async fn info(&self, runtime: &str, options: Option<&Any>) -> Result<Vec<u8>> {
+        let program = self.program(runtime).await?;
+        let deadline = self.inner.config.deadlines.info;
+        binary::info(&program, options, deadline).await
+    }
+
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.inner.exchange
+    }
+
+    /// Whether an event that passes has not been published before; notes that it is now.
+    pub(crate) fn is_news(&self, namespace: &Namespace, event: &Passing) -> bool {
+        use std::sync::atomic::Ordering::AcqRel;
+        let (id, is_exit) = match event {
+            Passing::Exit(id) => (id, true),
+            Passing::Delete(id) => (id, false),
+            Passing::Other => return true,
+        };
+        let key = Key::new(namespace, id);
+        if let Some(shim) = self.inner.table.ready(&key) {
+            let published = &shim.published;
+            let flag = if is_exit { &published.exit } else { &published.delete };
+            return !flag.swap(true, AcqRel);
+        }
+        // Late words of a shim that was taken for dead, and whose task has been reported.
+        !self.inner.table.was_buried(&key)
+    }
+
+    /// The shim program of `runtime`.
+    async fn program(&self, runtime: &str) -> Result<std::path::PathBuf> {
+        let (runtime, config) = (runtime.to_owned(), Arc::clone(&self.inner.config));
+        blocking(move || {
+            let path = std::env::var("PATH").unwrap_or_default();
+            names::resolve(&runtime, config.shim_dir.as_deref(), &path)
+        })
+        .await
+    }
+
+    async fn shim(&self, namespace: &Namespace, id: &str) -> Result<Arc<Shim>> {
+        let deadline = self.inner.config.deadlines.load;
+        self.inner.table.get(&Key::new(namespace, id), deadline).await
+    }
+}
+
+#[async_trait]
+impl Runtime for Manager {
+    fn id(&self) -> &'static str {
+        "task"
+    }
+
+    async fn create(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        options: CreateOptions,
+    ) -> Result<Arc<dyn Task>> {
+        let (created, outcome) = oneshot::channel();
+        let (manager, key) = (self.clone(), Key::new(namespace, id));
+        tokio::spawn(async move {
+            let result = manager.create_task(&key, options).await;
+            if let Err(Ok(unwanted)) = created.send(result) {
+                // The caller has gone away: nobody knows of this task.
+                manager.discard(unwanted).await;
+            }
+        });
+        finished(outcome).await.map(|shim| shim as Arc<dyn Task>)
+    }
+
+    async fn get(&self, namespace: &Namespace, id: &str) -> Result<Arc<dyn Task>> {
+        self.shim(namespace, id).await.map(|shim| shim as Arc<dyn Task>)
+    }
+
+    async fn tasks(&self, namespace: Option<&Namespace>) -> Result<Vec<Arc<dyn Task>>> {
+        let deadline = self.inner.config.deadlines.load;
+        // Those not found by then are as good as silent, and a list leaves silent ones out.
+        let _ = tokio::time::timeout(deadline, self.loaded()).await;
+        let shims = self.inner.table.all();
+        Ok(shims
+            .into_iter()
+            .filter(|shim| namespace.is_none_or(|ns| *ns == shim.namespace))
+            .map(|shim| shim as Arc<dyn Task>)
+            .collect())
+    }
+
+    async fn delete(&self, namespace: &Namespace, id: &str) -> Result<Exit> {
+        let shim = self.shim(namespace, id).await?;
+        let (deleted, outcome) = oneshot::channel();
+        let manager = self.clone();
+        tokio::spawn(async move {
+            // A caller that went away does not stop a deletion half way.
+            let _ = deleted.send(manager.delete_task(&shim).await);
+        });
+        finished(outcome).await
+    }
+}
+
+/// The outcome of work in the background.
+async fn finished<T>(outcome: oneshot::Receiver<Result<T>>) -> Result<T> {
+    outcome.await.unwrap_or_else(|_| Err(Error::internal("runtime: background work panicked")))
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("runtime: file work panicked")))
+}
+
+/// Whether a task was ever created in the bundle: runc's pid file is there then.
+fn was_created(bundle: &Path) -> bool {
+    bundle.join("init.pid").exists()
+}
+
+#[cfg(test)]
+mod tests;
