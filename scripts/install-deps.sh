@@ -10,7 +10,7 @@ packages=(
     docker-registry         # a real registry
     skopeo umoci            # other people's view of our images
     gcc libc6-dev make      # crates that build C
-    binutils cpio kmod      # the small machine's file system
+    binutils cpio      # the small machine's file system
     iproute2 procps util-linux
     qemu-system-x86         # the small machine itself
     e2fsprogs hyperfine
