@@ -63,7 +63,7 @@ async fn start(config: Config, doors: Doors) -> Result<Running> {
         .map_err(|e| Error::internal(format!("start: {e}")))??;
     let (stop, stopping) = watch::channel(false);
     let (serving, serving_now) = watch::channel(false);
-    let parts = Parts::open(&config, temp, serving_now, stopping.clone()).await?;
+    let parts = Parts::open(&config, temp, serving_now).await?;
 
     let mut tasks = Vec::new();
     let mut sockets = Vec::new();

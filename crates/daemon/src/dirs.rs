@@ -49,6 +49,14 @@ pub(crate) fn create(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Makes a directory that only root may look into.
+///
+/// # Errors
+/// When it cannot be made or its mode cannot be set.
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    make(path, ROOT_MODE)
+}
+
 fn make(path: &Path, mode: u32) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

@@ -22,6 +22,7 @@ pub mod publish;
 pub mod runtime;
 mod server;
 mod socket;
+mod stores;
 mod wiring;
 
 pub use daemon::{Daemon, Running};

@@ -1,29 +1,25 @@
 //! The plugin list that introspection shows: containerd's types and ids for what is built.
 
+use gantry_errdefs::{Error, Result};
 use gantry_services::Plugin;
 
 use crate::config::Config;
+use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
 
 /// Parts of the daemon under the names clients look for, in the order they start.
-pub(crate) fn list(config: &Config) -> Vec<Plugin> {
+pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<Plugin> {
     let root = |dir: &str| config.root.join(dir).to_string_lossy().into_owned();
     let content = "io.containerd.content.v1";
     let metadata = "io.containerd.metadata.v1";
     let service = "io.containerd.service.v1";
     let event = "io.containerd.event.v1";
-    let mut plugins = vec![
-        Plugin::new(content, "content").export("root", root("io.containerd.content.v1.content")),
-        Plugin::new("io.containerd.snapshotter.v1", "native")
-            .host_platform()
-            .export("root", root("io.containerd.snapshotter.v1.native")),
-        Plugin::new("io.containerd.snapshotter.v1", "overlayfs")
-            .host_platform()
-            .export("root", root("io.containerd.snapshotter.v1.overlayfs"))
-            .capabilities(&["rebase"]),
+    let mut plugins: Vec<Plugin> = snapshotters.iter().map(snapshotter).collect();
+    plugins.extend([
+        Plugin::new(content, "content").export("root", root(CONTENT_DIR)),
         Plugin::new(event, "exchange"),
         Plugin::new(metadata, "bolt")
-            .requires(&[content, "io.containerd.snapshotter.v1", event])
-            .export("path", root("io.containerd.metadata.v1.bolt/meta.redb"))
+            .requires(&[content, SNAPSHOTTER, event])
+            .export("path", root(DATABASE))
             .export("policy", policy(config)),
         Plugin::new("io.containerd.gc.v1", "scheduler")
             .requires(&[metadata])
@@ -43,7 +39,7 @@ pub(crate) fn list(config: &Config) -> Vec<Plugin> {
             .export("log-uri-schemes", "fifo,binary,file"),
         Plugin::new("io.containerd.transfer.v1", "local")
             .requires(&["io.containerd.lease.v1", metadata, "io.containerd.differ.v1"]),
-    ];
+    ]);
     for id in ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"]
     {
         plugins.push(Plugin::new(service, format!("{id}-service")).requires(&[metadata]));
@@ -85,4 +81,33 @@ fn policy(config: &Config) -> &'static str {
         crate::config::ContentSharing::Shared => "shared",
         crate::config::ContentSharing::Isolated => "isolated",
     }
+}
+
+fn snapshotter(report: &SnapshotterReport) -> Plugin {
+    let capabilities: Vec<&str> = report.capabilities.iter().map(String::as_str).collect();
+    let plugin = Plugin::new(SNAPSHOTTER, report.name)
+        .host_platform()
+        .export("root", report.root.to_string_lossy())
+        .capabilities(&capabilities);
+    match &report.error {
+        Some(text) => plugin.failed(&Error::failed_precondition(text)),
+        None => plugin,
+    }
+}
+
+/// Checks that what the configuration requires is there and works.
+///
+/// # Errors
+/// FailedPrecondition naming the plugin.
+pub(crate) fn check_required(config: &Config, plugins: &[Plugin]) -> Result<()> {
+    for uri in &config.required_plugins {
+        let plugin = plugins.iter().find(|p| format!("{}.{}", p.kind, p.id) == *uri);
+        let why = match plugin {
+            Some(Plugin { init_error: None, .. }) => continue,
+            Some(Plugin { init_error: Some((_, why)), .. }) => why,
+            None => "not built",
+        };
+        return Err(Error::failed_precondition(format!("required plugin {uri}: {why}")));
+    }
+    Ok(())
 }

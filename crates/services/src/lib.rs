@@ -1,27 +1,49 @@
 //! gRPC services: one file each, no logic of their own.
 //!
-//! A method takes the call's namespace and lease from its headers ([`call`]), converts the
-//! message ([`convert`]), calls one noun and converts the answer. Errors carry their class and
+//! A method takes the call's namespace and lease from its headers (`call`), converts the
+//! message (`convert`), calls one noun and converts the answer. Errors carry their class and
 //! text through `gantry_errdefs`. Answers in many messages are made as the client reads them, so
 //! that nothing piles up behind a slow one.
 #![forbid(unsafe_code)]
 
 mod call;
+mod containers;
+mod content;
 mod convert;
+mod diff;
+mod encode;
 mod events;
 mod fields;
 mod health;
+mod images;
 mod introspection;
+mod leases;
+mod mounts;
+mod namespaces;
+mod sandboxes;
+mod snapshots;
 mod stream;
 mod streaming;
+//TMP mod tasks;
 mod version;
 mod window;
 
 pub use call::{LEASE_HEADER, NAMESPACE_HEADER};
+pub use containers::ContainersService;
+pub use content::ContentService;
+pub use diff::{DiffService, LAYERS_AT_ONCE_MAX};
+pub use encode::encode_event;
 pub use events::{EventsService, shim_events};
 pub use fields::EventFields;
 pub use health::HealthService;
+pub use images::ImagesService;
 pub use introspection::{IntrospectionService, Plugin, PluginDetails};
+pub use leases::LeasesService;
+pub use mounts::MountsService;
+pub use namespaces::NamespacesService;
+pub use sandboxes::{SandboxControllerService, SandboxStoreService};
+pub use snapshots::SnapshotsService;
 pub use streaming::{STREAMS_MAX, Stream, StreamReceiver, StreamSender, StreamingService, Streams};
+//TMP pub use tasks::TasksService;
 pub use version::{COMPAT_VERSION, VersionService};
 pub use window::{DATA_LEN_MAX, DataReader, DataWriter, WINDOW_LEN};

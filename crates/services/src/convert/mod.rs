@@ -1,6 +1,6 @@
 //! Wire types to and from the project's own.
 
-// TMP mod records;
+mod records;
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -11,10 +11,10 @@ use gantry_errdefs::Result;
 use gantry_mount::Mount;
 use prost_types::Timestamp;
 
-/* TMP pub(crate) use records::{
+pub(crate) use records::{
     container, container_to_wire, content_info_to_wire, image, image_to_wire, lease_to_wire,
     namespace_to_wire, resource, resource_to_wire, sandbox, sandbox_to_wire,
-}; TMP */
+};
 
 pub(crate) fn labels(map: HashMap<String, String>) -> Labels {
     map.into_iter().collect()
@@ -106,7 +106,7 @@ pub(crate) fn size_to_wire(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// The paths of a field mask; None when the client sent no mask.
-pub(crate) fn mask(mask: Option<prost_types::FieldMask>) -> Option<Vec<String>> {
-    mask.map(|m| m.paths).filter(|paths| !paths.is_empty())
+/// The paths of a field mask; none when the client sent none, which means everything.
+pub(crate) fn mask(mask: Option<prost_types::FieldMask>) -> Vec<String> {
+    mask.map(|m| m.paths).unwrap_or_default()
 }
