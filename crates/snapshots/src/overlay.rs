@@ -15,7 +15,7 @@ use gantry_mount::Mount;
 use gantry_store::Store;
 use gantry_sys::userns::{self, IdRange};
 
-use crate::engine::{Dirs, Engine, Layout, Snapshot};
+use crate::engine::{Dirs, Engine, Layout, Snapshot, make_private};
 use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label};
 
 /// Settings of [`Overlayfs`].
@@ -51,7 +51,7 @@ impl Overlayfs {
         store: Arc<dyn Store>,
     ) -> Result<Self> {
         let root = root.as_ref();
-        fs::create_dir_all(root).context(|| root.display().to_string())?;
+        make_private(root)?;
         let layout = Overlay::detect(root, &config);
         Engine::open(Self::NAME, root, layout, store, config.sync_remove).map(Self)
     }

@@ -13,8 +13,8 @@
 //!   nothing to lose, and start-up makes an empty one again for a record whose directory a power
 //!   cut took.
 //! * **Commit:** the tree is synced ([`sync`]), then the record changes. Nothing is renamed.
-//! * **Remove:** record, then directory: renamed to a `.removed-` name, from which
-//!   [`Snapshotter::cleanup`] (and start-up) frees the space.
+//! * **Remove:** record, then directory: renamed to a `.removed-` name, from which a thread of low
+//!   urgency frees the space ([`trash`]); start-up goes on where a crash ended it.
 //!
 //! # Cancellation
 //! What changes disk and record runs in a task of its own to its end, so a caller that goes away
@@ -22,11 +22,11 @@
 
 mod records;
 mod sync;
+mod trash;
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::future::Future;
-use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ use crate::{CommitOptions, Info, Kind, Snapshotter, Usage};
 pub(crate) use records::Snapshot;
 use records::{New, Records};
 use sync::TreeSync;
+use trash::Trash;
 
 /// What differs between the snapshotters.
 pub(crate) trait Layout: Send + Sync + 'static {
@@ -76,14 +77,7 @@ impl Dirs {
     pub(crate) fn at(&self, id: u64) -> PathBuf {
         self.0.join(id.to_string())
     }
-
-    fn removed(&self, id: u64) -> PathBuf {
-        self.0.join(format!("{REMOVED}{id}"))
-    }
 }
-
-/// Prefix of directories on their way out.
-const REMOVED: &str = ".removed-";
 
 /// A snapshotter with one directory per snapshot.
 pub(crate) struct Engine<L>(Arc<Shared<L>>);
@@ -93,6 +87,7 @@ struct Shared<L> {
     dirs: Dirs,
     records: Records,
     sync: TreeSync,
+    trash: Arc<Trash>,
     next_id: AtomicU64,
     /// Whether `remove` frees the space itself.
     sync_remove: bool,
@@ -115,21 +110,16 @@ impl<L: Layout> Engine<L> {
         sync_remove: bool,
     ) -> Result<Self> {
         let dirs = Dirs(root.join("snapshots"));
-        let private = |path: &Path| {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .context(|| path.display().to_string())
-        };
-        private(root)?;
-        private(&dirs.0)?;
+        make_private(root)?;
+        make_private(&dirs.0)?;
         let sync = TreeSync::open(&dirs.0)?;
+        let trash = Arc::new(Trash::new(&dirs.0));
         let shared = Shared {
             layout,
             dirs,
             records: Records::new(store, name),
             sync,
+            trash,
             next_id: AtomicU64::new(1),
             sync_remove,
         };
@@ -255,7 +245,7 @@ impl<L: Layout> Snapshotter for Engine<L> {
     }
 
     async fn cleanup(&self) -> Result<()> {
-        self.blocking(|s| s.empty_trash()).await
+        self.blocking(|s| s.trash.empty()).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -273,14 +263,15 @@ impl<L: Layout> Shared<L> {
         made.inspect_err(|_| self.discard(id))
     }
 
-    /// Takes a directory that no record names out of sight, and frees it if so configured. What
+    /// Takes a directory that no record names out of sight, and frees it or has it freed. What
     /// fails here is done by [`Snapshotter::cleanup`] or the next start, so it only warns.
     fn discard(&self, id: u64) {
-        let (dir, removed) = (self.dirs.at(id), self.dirs.removed(id));
-        let result = match fs::rename(&dir, &removed) {
-            Ok(()) if self.sync_remove => tree::remove(&removed),
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+        let dir = self.dirs.at(id);
+        let result = match self.trash.take(&dir, id) {
+            Ok(false) => return,
+            Ok(true) if self.sync_remove => self.trash.empty(),
+            Ok(true) => self.trash.empty_soon(),
+            Err(err) => Err(err),
         };
         if let Err(err) = result {
             tracing::warn!(path = %dir.display(), %err, "snapshot directory not removed yet");
@@ -307,19 +298,8 @@ impl<L: Layout> Shared<L> {
         Ok(usage)
     }
 
-    fn empty_trash(&self) -> Result<()> {
-        let mut first_error = Ok(());
-        for (path, id) in self.list()? {
-            if id.is_none() {
-                let removed = tree::remove(&path).context(|| path.display().to_string());
-                first_error = first_error.and(removed);
-            }
-        }
-        first_error
-    }
-
-    /// Everything in the directory, with the snapshot number of those that are snapshots'.
-    fn list(&self) -> Result<Vec<(PathBuf, Option<u64>)>> {
+    /// The directories of snapshots, with their numbers.
+    fn list(&self) -> Result<Vec<(PathBuf, u64)>> {
         let what = || self.dirs.0.display().to_string();
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dirs.0).context(what)? {
@@ -327,8 +307,8 @@ impl<L: Layout> Shared<L> {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             match name.parse() {
-                Ok(id) => all.push((entry.path(), Some(id))),
-                Err(_) if name.starts_with(REMOVED) => all.push((entry.path(), None)),
+                Ok(id) => all.push((entry.path(), id)),
+                Err(_) if Trash::owns(&name) => {}
                 Err(_) => tracing::warn!(path = %entry.path().display(), "not ours, left alone"),
             }
         }
@@ -346,16 +326,12 @@ impl<L: Layout> Shared<L> {
         let known: HashSet<u64> = recorded.iter().map(|s| s.id).collect();
         let mut on_disk = HashSet::new();
         for (path, id) in self.list()? {
-            match id {
-                // The tree is the last that is made.
-                Some(id) if known.contains(&id) && self.layout.tree(&path).exists() => {
-                    on_disk.insert(id);
-                }
-                Some(id) => {
-                    tracing::info!(path = %path.display(), "removing a snapshot half made or removed");
-                    self.discard(id);
-                }
-                None => {}
+            // The tree is the last that is made.
+            if known.contains(&id) && self.layout.tree(&path).exists() {
+                on_disk.insert(id);
+            } else {
+                tracing::info!(path = %path.display(), "removing a snapshot half made or removed");
+                self.discard(id);
             }
         }
         let last = known.iter().chain(&on_disk).max().copied().unwrap_or(0);
@@ -363,10 +339,7 @@ impl<L: Layout> Shared<L> {
         for lost in recorded.into_iter().filter(|s| !on_disk.contains(&s.id)) {
             self.restore(&lost)?;
         }
-        self.empty_trash().unwrap_or_else(|err| {
-            tracing::warn!(%err, "removed snapshots still take space");
-        });
-        Ok(())
+        self.trash.empty_soon()
     }
 
     fn restore(&self, lost: &Snapshot) -> Result<()> {
@@ -382,6 +355,16 @@ impl<L: Layout> Shared<L> {
         self.make_dir(lost.id, lost.parents.first().copied(), &lost.info.labels)
             .context(|| format!("snapshot {name:?}"))
     }
+}
+
+/// Makes a directory that only root may enter: files in layers carry the owners and modes of the
+/// containers', so what keeps others out is this.
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .context(|| path.display().to_string())
 }
 
 /// Runs `work` to its end even when the caller goes away.

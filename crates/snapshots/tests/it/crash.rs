@@ -5,7 +5,7 @@ use std::fs;
 use gantry_core::Labels;
 use gantry_snapshots::{CommitOptions, Kind, Snapshotter, testsuite};
 
-use crate::{Place, names};
+use crate::{PATIENCE_STEP, PATIENCE_STEPS, Place, names};
 
 #[tokio::test]
 async fn before_the_record_of_a_prepare() {
@@ -16,6 +16,7 @@ async fn before_the_record_of_a_prepare() {
     fs::create_dir_all(place.root().join("snapshots/2/work")).unwrap();
     fs::create_dir_all(place.root().join("snapshots/7/fs/full/of/things")).unwrap();
     let sn = place.overlay();
+    sn.cleanup().await.unwrap();
     assert_eq!(place.dirs(), ["1"]);
     sn.prepare("a", Some("one"), Labels::new()).await.unwrap();
     assert_eq!(names(&sn).await, ["a", "one"]);
@@ -38,24 +39,19 @@ async fn power_cut_after_a_prepare() {
     for made in ["2/fs", "2/work", "3/fs", "3/work"] {
         assert!(place.root().join("snapshots").join(made).is_dir(), "{made}");
     }
+    sn.cleanup().await.unwrap();
     assert_eq!(place.dirs(), ["1", "2", "3"]);
 }
 
 #[tokio::test]
 async fn between_record_and_directory_of_a_remove() {
     let place = Place::new();
+    drop(place.overlay());
+    // One crash before the rename, one half way through the deletion.
+    fs::create_dir_all(place.root().join("snapshots/1/fs/full")).unwrap();
+    fs::create_dir_all(place.root().join("snapshots/.removed-2/fs/full")).unwrap();
     let sn = place.overlay();
-    testsuite::layer(&sn, "one", None).await.unwrap();
-    testsuite::layer(&sn, "two", None).await.unwrap();
-    sn.remove("one").await.unwrap();
-    sn.remove("two").await.unwrap();
-    drop(sn);
-    // One crash before the rename, one half way through the removal.
-    fs::rename(place.root().join("snapshots/.removed-1"), place.root().join("snapshots/1"))
-        .unwrap();
-    fs::remove_dir(place.root().join("snapshots/.removed-2/work")).unwrap();
-    let sn = place.overlay();
-    assert!(place.dirs().is_empty());
+    place.no_dirs_soon().await;
     assert!(names(&sn).await.is_empty());
 }
 
@@ -116,8 +112,8 @@ async fn cancelled_calls_leave_all_or_nothing() {
             tokio::time::timeout(std::time::Duration::from_micros(u64::from(i) * 50), work).await;
     }
     // Whatever was begun runs to its end.
-    for _ in 0..1000 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    for _ in 0..PATIENCE_STEPS {
+        tokio::time::sleep(PATIENCE_STEP).await;
         sn.cleanup().await.unwrap();
         if place.dirs().len() == names(&sn).await.len() {
             return;

@@ -9,10 +9,15 @@ mod suite;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_snapshots::{Native, NativeConfig, Overlayfs, OverlayfsConfig, Snapshotter};
 use gantry_store::{MemStore, Store};
 use tempfile::TempDir;
+
+/// How long a test waits for what happens in the background, in steps.
+const PATIENCE_STEPS: u32 = 1000;
+const PATIENCE_STEP: Duration = Duration::from_millis(10);
 
 /// Root and database of a snapshotter that can be closed and opened again.
 struct Place {
@@ -39,6 +44,17 @@ impl Place {
 
     fn native(&self) -> Native {
         Native::open(self.root(), NativeConfig::default(), Arc::clone(&self.store)).unwrap()
+    }
+
+    /// Waits for removed snapshots to be deleted.
+    async fn no_dirs_soon(&self) {
+        for _ in 0..PATIENCE_STEPS {
+            if self.dirs().is_empty() {
+                return;
+            }
+            tokio::time::sleep(PATIENCE_STEP).await;
+        }
+        panic!("{:?} are left", self.dirs());
     }
 
     /// Names in the directory of snapshots, sorted.

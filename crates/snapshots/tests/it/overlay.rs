@@ -102,12 +102,28 @@ async fn space_is_freed_when_configured() {
     let sn = place.overlay();
     testsuite::layer(&sn, "one", None).await.unwrap();
     sn.remove("one").await.unwrap();
-    assert_eq!(place.dirs(), [".removed-1"]);
+    assert!(!place.dirs().contains(&"1".to_owned()));
     sn.cleanup().await.unwrap();
     assert!(place.dirs().is_empty());
+    // And without anyone asking.
+    testsuite::layer(&sn, "one", None).await.unwrap();
+    sn.remove("one").await.unwrap();
+    place.no_dirs_soon().await;
     let sn =
         place.overlay_with(OverlayfsConfig { sync_remove: true, ..OverlayfsConfig::default() });
     testsuite::layer(&sn, "one", None).await.unwrap();
     sn.remove("one").await.unwrap();
     assert!(place.dirs().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_else_may_look_inside() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    let root = place.root().join("new/root");
+    let store = std::sync::Arc::clone(&place.store);
+    gantry_snapshots::Overlayfs::open(&root, OverlayfsConfig::default(), store).unwrap();
+    for dir in [root.clone(), root.join("snapshots")] {
+        assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }
