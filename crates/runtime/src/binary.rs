@@ -205,7 +205,7 @@ impl Versions {
             return known.takes_bootstrap;
         }
         let mut command = Command::new(program);
-        command.arg("-v");
+        command.arg("-v").envs(config.env.iter().map(|(k, v)| (k, v)));
         let takes_bootstrap = match run(command, &[], config.deadlines.info).await {
             Ok(output) => says_bootstrap(&String::from_utf8_lossy(&output.stdout)),
             Err(err) => {

@@ -1,9 +1,11 @@
 //! How to reach a shim: what it prints when it starts, and what we write down of it.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use gantry_api::containerd::runtime::bootstrap::v1::BootstrapResult;
 use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_ttrpc::Address;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +104,18 @@ impl Bootstrap {
         std::fs::write(&staged, text)
             .and_then(|()| std::fs::rename(&staged, &path))
             .context(|| path.display().to_string())
+    }
+
+    /// Removes the socket of a shim that is gone; one that still answers, for another task, is
+    /// left alone. Blocks.
+    pub(crate) fn remove_stale_socket(&self) {
+        let Ok(Address::Path(path)) = self.address.parse() else { return };
+        let Err(err) = UnixStream::connect(&path) else { return };
+        if err.kind() == std::io::ErrorKind::ConnectionRefused
+            && let Err(err) = std::fs::remove_file(&path)
+        {
+            tracing::debug!(path = %path.display(), %err, "socket of a dead shim");
+        }
     }
 
     /// Reads it back from `bundle`. Blocks.

@@ -9,6 +9,8 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_mount::UnmountFlags;
 use serde::Deserialize;
 
+use crate::bootstrap::Bootstrap;
+
 /// The spec, as the shim reads it.
 const SPEC_FILE: &str = "config.json";
 /// The shim program, for a daemon started later with another PATH.
@@ -197,6 +199,13 @@ impl Bundle {
     /// The pod whose shim hosts the task; empty for none.
     pub(crate) fn sandbox(&self) -> String {
         self.read(SANDBOX_FILE).unwrap_or_default()
+    }
+
+    /// Removes the socket of the shim that was started here, if nobody listens there any more.
+    pub(crate) fn remove_stale_socket(&self) {
+        if let Ok(bootstrap) = Bootstrap::load(&self.path) {
+            bootstrap.remove_stale_socket();
+        }
     }
 
     /// Unmounts the root and removes everything. It is hidden under a dotted name first, so that

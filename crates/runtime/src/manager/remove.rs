@@ -51,7 +51,11 @@ impl Manager {
     /// Removes a bundle; what cannot be removed is tried again at the next start.
     pub(super) async fn remove_bundle(&self, id: &str, bundle: &Bundle) {
         let bundle = bundle.clone();
-        if let Err(err) = blocking(move || bundle.delete()).await {
+        let removed = blocking(move || {
+            bundle.remove_stale_socket();
+            bundle.delete()
+        });
+        if let Err(err) = removed.await {
             tracing::warn!(id, %err, "bundle not removed");
         }
     }
