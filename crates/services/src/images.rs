@@ -63,7 +63,13 @@ impl Images for ImagesService {
         let update = ImageUpdate {
             name: image.name,
             labels: convert::labels(image.labels),
-            target: image.target.map(convert::descriptor).transpose()?,
+            // Go clients send a zero target when only labels change; metadata refuses a missing
+            // one where the mask asks for it.
+            target: image
+                .target
+                .filter(|t| *t != Default::default())
+                .map(convert::descriptor)
+                .transpose()?,
         };
         let mask = convert::mask(request.update_mask);
         let at = request.source_date_epoch.map(convert::time);

@@ -91,7 +91,7 @@ fn errors(rig: &mut Rig) {
     let error = rig.client.fail(["snapshots", "prepare", "x", &tip]);
     assert!(error.contains("already exists"), "{error}");
     let error = rig.client.fail(["snapshots", "rm", &tip]);
-    assert!(error.contains("cannot remove snapshot with child"), "{error}");
+    assert!(error.contains("child"), "{error}");
     let error = rig.client.fail(["snapshots", "--snapshotter", "nobody", "ls"]);
     assert!(error.contains("snapshotter not loaded: nobody"), "{error}");
     rig.client.ok(["snapshots", "rm", "x"]);
