@@ -17,7 +17,9 @@ const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The text of `-v`.
 pub(crate) fn version() -> String {
-    format!("containerd-shim-runc-v2:\n  Version:  {}\n", crate::VERSION)
+    // A daemon of ours asks how to pass the parameters of `start`.
+    let version = crate::VERSION;
+    format!("containerd-shim-runc-v2:\n  Version:  {version}\n  Bootstrap: protobuf\n")
 }
 
 /// The answer to `-info`: this shim, the options it was asked with, and what the runtime they name
