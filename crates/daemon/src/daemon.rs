@@ -63,23 +63,20 @@ async fn start(config: Config, doors: Doors) -> Result<Running> {
         .map_err(|e| Error::internal(format!("start: {e}")))??;
     let (stop, stopping) = watch::channel(false);
     let (serving, serving_now) = watch::channel(false);
-    let parts = Parts::open(&config, temp, serving_now).await?;
-
-    let mut tasks = Vec::new();
-    let mut sockets = Vec::new();
+    // Shims of an earlier run connect as soon as the socket is there; they wait in its backlog
+    // until their events can be taken.
     let ttrpc = &config.plugins.ttrpc;
     let ttrpc_path = PathBuf::from(config.ttrpc_address());
-    let bound = socket::bind(&ttrpc_path, ttrpc.uid, ttrpc.gid)?;
-    let (listener, file) = bound.into_parts();
-    sockets.push(file);
+    let (listener, file) = socket::bind(&ttrpc_path, ttrpc.uid, ttrpc.gid)?.into_parts();
+    let mut sockets = vec![file];
+    let parts = Parts::open(&config, temp, serving_now).await?;
     let shims = wiring::shim_server(&parts);
     let until = stopped(stopping.clone());
-    tasks.push(tokio::spawn(async move {
+    let mut tasks = vec![tokio::spawn(async move {
         shims.serve(listener, until).await;
         Ok(())
-    }));
-    // Running shims may have waited for this socket; only now are they asked what happened.
-    parts.recover().await?;
+    })];
+    parts.start();
 
     let routes: Routes = wiring::routes(&parts).prepare();
     let (accept, accepted) = mpsc::channel(IN_PROCESS_BACKLOG);

@@ -21,6 +21,7 @@ mod plugins;
 pub mod publish;
 pub mod runtime;
 mod server;
+mod shims;
 mod socket;
 mod stores;
 mod wiring;

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use gantry_api::containerd::services as api;
+use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_errdefs::{Error, Result};
 use gantry_events::Exchange;
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
+use gantry_runtime::{EventService, Manager};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::config::{Config, MESSAGE_LEN_MAX};
-use crate::{identity, plugins, stores};
+use crate::{identity, plugins, shims, stores};
 
 /// Everything that serves requests.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub(crate) struct Parts {
     plugins: Arc<[Plugin]>,
     serving: watch::Receiver<bool>,
     db: Db,
+    runtime: Manager,
     temp: TempRoot,
     sync_fs: bool,
 }
@@ -41,9 +44,11 @@ impl Parts {
     ) -> Result<Self> {
         let exchange = Exchange::new(Arc::new(EventFields));
         let (opening, events) = (config.clone(), exchange.clone());
-        let (uuid, stores) = tokio::task::spawn_blocking(move || {
+        let (uuid, stores, runtime) = tokio::task::spawn_blocking(move || {
             let uuid = identity::load_or_create(&opening.root)?;
-            Ok::<_, Error>((uuid, stores::open(&opening, &events)?))
+            let stores = stores::open(&opening, &events)?;
+            let runtime = Manager::open(shims::config(&opening), events)?;
+            Ok::<_, Error>((uuid, stores, runtime))
         })
         .await
         .map_err(|e| Error::internal(format!("start: {e}")))??;
@@ -56,18 +61,15 @@ impl Parts {
             plugins: plugins.into(),
             serving,
             db: stores.db,
+            runtime,
             temp,
             sync_fs: config.plugins.diff.sync_fs,
         })
     }
 
-    /// Finds the containers that lived on, and starts background work.
-    ///
-    /// # Errors
-    /// What the runtime says.
-    pub(crate) async fn recover(&self) -> Result<()> {
+    /// Starts background work: from here on garbage is collected.
+    pub(crate) fn start(&self) {
         self.db.gc().start();
-        Ok(())
     }
 
     /// Ends background work.
@@ -76,7 +78,10 @@ impl Parts {
 
 /// The ttrpc server for shims.
 pub(crate) fn shim_server(parts: &Parts) -> gantry_ttrpc::Server {
-    gantry_ttrpc::Server::builder().service(services::shim_events(parts.exchange.clone())).build()
+    let events = EventService::new(parts.runtime.clone());
+    gantry_ttrpc::Server::builder()
+        .service(events_ttrpc::EventsServer::new(Arc::new(events)))
+        .build()
 }
 
 /// A service with the message limits of every service.
@@ -94,6 +99,13 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
         .add_service(limited!(api::diff::v1::diff_server::DiffServer::new(
             services::DiffService::new(parts.db.clone(), parts.temp.clone(), parts.sync_fs)
         )))
+        .add_service(limited!(api::tasks::v1::tasks_server::TasksServer::new(
+            services::TasksService::new(
+                parts.db.clone(),
+                Arc::new(parts.runtime.clone()),
+                parts.temp.clone()
+            )
+        )))
         .add_service(limited!(api::events::v1::events_server::EventsServer::new(
             services::EventsService::new(parts.exchange.clone())
         )))
@@ -110,15 +122,17 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
 
 fn about_the_daemon(routes: Routes, parts: &Parts) -> Routes {
     let version = services::VersionService::new(services::COMPAT_VERSION, revision());
+    let details = services::RuntimeDetails::new(parts.runtime.clone());
+    let introspection =
+        services::IntrospectionService::new(parts.uuid.clone(), parts.plugins.clone())
+            .with_details("io.containerd.runtime.v2", "task", Arc::new(details));
     routes
         .add_service(limited!(api::version::v1::version_server::VersionServer::new(version)))
         .add_service(limited!(gantry_api::grpc::health::v1::health_server::HealthServer::new(
             services::HealthService::new(parts.serving.clone())
         )))
         .add_service(limited!(
-            api::introspection::v1::introspection_server::IntrospectionServer::new(
-                services::IntrospectionService::new(parts.uuid.clone(), parts.plugins.clone())
-            )
+            api::introspection::v1::introspection_server::IntrospectionServer::new(introspection)
         ))
 }
 

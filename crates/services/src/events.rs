@@ -1,11 +1,8 @@
-//! `containerd.services.events.v1`, and its ttrpc twin for shims.
+//! `containerd.services.events.v1`. Its ttrpc twin for shims is the runtime's.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::stream;
-use gantry_api::containerd::services::events::ttrpc::v1 as ttrpc_wire;
-use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_api::containerd::services::events::v1 as wire;
 use gantry_api::containerd::services::events::v1::events_server::Events;
 use gantry_api::containerd::types;
@@ -81,19 +78,4 @@ impl Events for EventsService {
         });
         Ok(Response::new(Box::pin(events)))
     }
-}
-
-impl events_ttrpc::Events for EventsService {
-    async fn forward(
-        &self,
-        _ctx: gantry_ttrpc::Context,
-        request: ttrpc_wire::ForwardRequest,
-    ) -> Result<()> {
-        self.forward_envelope(request.envelope)
-    }
-}
-
-/// The ttrpc service that shims send their events to.
-pub fn shim_events(exchange: Exchange) -> events_ttrpc::EventsServer<EventsService> {
-    events_ttrpc::EventsServer::new(Arc::new(EventsService::new(exchange)))
 }

@@ -1,6 +1,7 @@
 //! Asking many tasks at once: none holds the others up.
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -19,21 +20,26 @@ const ASKED_AT_ONCE: usize = 64;
 
 /// The states of `tasks`; one whose shim does not answer is left out.
 pub(super) async fn processes(tasks: Vec<Arc<dyn Task>>) -> Vec<Process> {
-    stream::iter(tasks)
-        .map(|task| async move {
-            match super::process(task.as_ref(), "").await {
-                Ok(process) => Some(process),
-                Err(e) if e.is_not_found() => None,
-                Err(e) => {
-                    tracing::warn!(task = task.id(), error = %e, "left out of a list of tasks");
-                    None
-                }
+    at_once(tasks.into_iter().map(describe).collect()).await
+}
+
+/// Runs `asking` side by side and keeps what was answered.
+async fn at_once<T>(asking: Vec<impl Future<Output = Option<T>>>) -> Vec<T> {
+    let answers: Vec<Option<T>> =
+        stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    answers.into_iter().flatten().collect()
+}
+
+async fn describe(task: Arc<dyn Task>) -> Option<Process> {
+    match super::process(task.as_ref(), "").await {
+        Ok(process) => Some(process),
+        Err(e) => {
+            if !e.is_not_found() {
+                tracing::warn!(task = task.id(), error = %e, "left out of a list of tasks");
             }
-        })
-        .buffer_unordered(ASKED_AT_ONCE)
-        .filter_map(std::future::ready)
-        .collect()
-        .await
+            None
+        }
+    }
 }
 
 /// The filter of a metrics call; clients know a bad one as Unknown.
@@ -42,29 +48,25 @@ pub(super) fn metrics_filter(texts: &[String]) -> Result<Filter> {
 }
 
 /// The metrics of those of `tasks` that match; one that has none to give is left out.
-pub(super) async fn metrics(tasks: Vec<Arc<dyn Task>>, filter: &Filter) -> Vec<Metric> {
-    let wanted = tasks.into_iter().filter(|task| filter.matches(&View(task.as_ref())));
-    stream::iter(wanted)
-        .map(|task| async move {
-            match task.stats().await {
-                Ok(Some(data)) => Some(Metric {
-                    timestamp: convert::time_to_wire(std::time::SystemTime::now()),
-                    id: task.id().to_owned(),
-                    data: Some(convert::any_to_wire(data)),
-                }),
-                Ok(None) => None,
-                Err(e) => {
-                    if !e.is_not_found() {
-                        tracing::warn!(task = task.id(), error = %e, "no metrics");
-                    }
-                    None
-                }
+pub(super) async fn metrics(mut tasks: Vec<Arc<dyn Task>>, filter: &Filter) -> Vec<Metric> {
+    tasks.retain(|task| filter.matches(&View(task.as_ref())));
+    at_once(tasks.into_iter().map(measure).collect()).await
+}
+
+async fn measure(task: Arc<dyn Task>) -> Option<Metric> {
+    match task.stats().await {
+        Ok(data) => Some(Metric {
+            timestamp: convert::time_to_wire(std::time::SystemTime::now()),
+            id: task.id().to_owned(),
+            data: Some(convert::any_to_wire(data?)),
+        }),
+        Err(e) => {
+            if !e.is_not_found() {
+                tracing::warn!(task = task.id(), error = %e, "no metrics");
             }
-        })
-        .buffer_unordered(ASKED_AT_ONCE)
-        .filter_map(std::future::ready)
-        .collect()
-        .await
+            None
+        }
+    }
 }
 
 /// A task as filters see it.
