@@ -194,6 +194,14 @@ impl<R: Read> Archive<R> {
         Ok(())
     }
 
+    /// Hands all content that is left of the current entry to `sink`.
+    ///
+    /// # Errors
+    /// As [`Self::content`].
+    pub(crate) fn rest(&mut self, sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.content(self.content_left, sink)
+    }
+
     /// The archive stops without its end marker: fine between entries, as other tools see it.
     fn at_end(&self) -> Result<Option<Entry>> {
         let rest = &self.buf[self.start..self.end];

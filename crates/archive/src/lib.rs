@@ -25,6 +25,7 @@ mod entry;
 mod limits;
 mod pipe;
 mod remove;
+pub mod tar;
 mod view;
 
 pub use apply::{Applied, ApplyOptions, Lowers, Target, apply};

@@ -1,1 +1,32 @@
 //! Manifests, platforms, unpacking and the transfer pipelines.
+//!
+//! [`Transfer`] moves images between registries, the image store and archives. It builds on the
+//! metadata store (namespaced content, snapshots, leases), the registry client and the archive
+//! code, and knows nothing of gRPC.
+//!
+//! A pull makes one pass over the bytes where it can: a layer is written to the content store and
+//! unpacked while it arrives. Everything a transfer makes is under a lease until the image record
+//! names it, so that the collector never sees half an image.
+#![forbid(unsafe_code)]
+
+mod content;
+mod differ;
+mod export;
+mod import;
+mod lease;
+mod progress;
+mod pull;
+mod push;
+mod read;
+mod transfer;
+mod unpack;
+
+pub use differ::{DiffRequest, Differ};
+pub use export::{ExportImage, ExportOptions, export};
+pub use import::{ImageNames, ImportOptions, Imported, import, store_images};
+pub use progress::{Progress, ProgressReceiver, ProgressSink, Stage, progress_channel};
+pub use pull::{DOWNLOADS_MAX_DEFAULT, PullOptions, PulledImage};
+pub use push::PushOptions;
+pub use read::resolve_manifest;
+pub use transfer::{StoreOptions, Transfer, TransferOptions, UnpackTarget};
+pub use unpack::{LayerSource, LayerTask, Unpacked, Unpacker};

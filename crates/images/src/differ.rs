@@ -1,0 +1,437 @@
+//! Applying layers onto mounts, and writing the difference of mounts as a layer.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use gantry_archive::{
+    Applied, ApplyOptions, Changes, Compression, DiffOptions, Diffed, Lowers, Target,
+};
+use gantry_content::WriterOptions;
+use gantry_core::{Context, Descriptor, Labels, media_types};
+use gantry_errdefs::{Error, Result};
+use gantry_metadata::{ContentWriter, Db};
+use gantry_mount::{Mount, Options, TempMount, TempRoot};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::lease;
+
+/// Label on a compressed layer: the digest of the tar within.
+pub(crate) const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// Layers applied or written at once. Each keeps two threads and a disk busy; more would only
+/// make them wait for each other.
+const BLOCKING_COUNT_MAX: usize = 8;
+
+/// Pieces of a layer between the thread that writes it and the content store.
+const PIECE_COUNT_MAX: usize = 8;
+
+/// Bytes of one such piece.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Applies layers onto mounts and writes layers from them. Cheap to clone; clones share the
+/// bound on work at once.
+#[derive(Clone, Debug)]
+pub struct Differ {
+    db: Db,
+    temp: TempRoot,
+    slots: Arc<Semaphore>,
+}
+
+/// How to write a layer.
+#[derive(Clone, Debug, Default)]
+pub struct DiffRequest {
+    /// Media type of the layer: an OCI or Docker layer type; empty is OCI with gzip.
+    pub media_type: String,
+    /// Reference of the ingest; empty invents one.
+    pub reference: String,
+    /// Labels of the blob.
+    pub labels: Labels,
+    /// Latest time of modification, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+}
+
+impl Differ {
+    /// A differ that reads and writes content in `db` and mounts under `temp` where it must.
+    pub fn new(db: Db, temp: TempRoot) -> Self {
+        Self { db, temp, slots: Arc::new(Semaphore::new(BLOCKING_COUNT_MAX)) }
+    }
+
+    /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
+    /// (media type, diff ID, size). With `sync` the files are on disk when this returns.
+    ///
+    /// # Errors
+    /// NotFound for a missing blob; Unimplemented for a media type that is no layer's; else as
+    /// [`gantry_archive::apply`].
+    pub async fn apply(
+        &self,
+        ctx: &Context,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        sync: bool,
+    ) -> Result<Descriptor> {
+        check_layer_type(layer)?;
+        let reader = self.db.content().reader(ctx, &layer.digest).await?.into_blocking();
+        let applied = self.apply_stream(reader, mounts.to_vec(), sync).await?;
+        let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
+        Ok(Descriptor::new(media_types::OCI_LAYER, applied.diff_id, size))
+    }
+
+    /// Applies a layer read from `reader` onto `mounts`. When the future is dropped the work ends
+    /// at the next bytes read.
+    ///
+    /// # Errors
+    /// As [`gantry_archive::apply`].
+    pub async fn apply_stream(
+        &self,
+        reader: Box<dyn Read + Send>,
+        mounts: Vec<Mount>,
+        sync: bool,
+    ) -> Result<Applied> {
+        let stop = Stop::default();
+        let _stopped = stop.clone().on_drop();
+        self.apply_until(reader, mounts, sync, stop).await
+    }
+
+    /// As [`Self::apply_stream`], ended by `stop` and not by dropping.
+    pub(crate) async fn apply_until(
+        &self,
+        reader: Box<dyn Read + Send>,
+        mounts: Vec<Mount>,
+        sync: bool,
+        stop: Stop,
+    ) -> Result<Applied> {
+        let slot = self.slot().await?;
+        let temp = self.temp.clone();
+        let reader = Stoppable { inner: reader, stop };
+        let work = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            apply_to(reader, &mounts, &temp, sync)
+        });
+        joined(work.await)
+    }
+
+    /// Writes the layer that makes `left` into `right` into the content store and describes it.
+    /// A compressed one is labelled with its diff ID.
+    ///
+    /// # Errors
+    /// Unimplemented for a media type that is no layer's or that we do not write; Unavailable
+    /// while the reference is locked; else as [`gantry_archive::diff()`].
+    pub async fn diff(
+        &self,
+        ctx: &Context,
+        left: &[Mount],
+        right: &[Mount],
+        request: DiffRequest,
+    ) -> Result<Descriptor> {
+        let mut media_type = request.media_type.clone();
+        if media_type.is_empty() {
+            media_types::OCI_LAYER_GZIP.clone_into(&mut media_type);
+        }
+        let compression = Compression::of_media_type(&media_type).ok_or_else(|| {
+            Error::unimplemented(format!("unsupported diff media type {media_type:?}"))
+        })?;
+        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let options = DiffOptions {
+            compression,
+            source_date_epoch: request.source_date_epoch,
+            ..DiffOptions::default()
+        };
+        let diffed = self.diff_into(&ctx, left, right, options, &request).await?;
+        // From here on the blob is the caller's to keep, by a lease of theirs or a label.
+        own.release().await?;
+        let size = i64::try_from(diffed.size).unwrap_or(i64::MAX);
+        Ok(Descriptor::new(media_type, diffed.digest, size))
+    }
+
+    async fn diff_into(
+        &self,
+        ctx: &Context,
+        left: &[Mount],
+        right: &[Mount],
+        options: DiffOptions,
+        request: &DiffRequest,
+    ) -> Result<Diffed> {
+        let mut reference = request.reference.clone();
+        if reference.is_empty() {
+            reference = crate::unpack::unique("diff");
+        }
+        let content = self.db.content();
+        let open = WriterOptions { reference, ..WriterOptions::default() };
+        let mut writer = content.writer(ctx, open).await?;
+        writer.truncate(0).await?;
+        let slot = self.slot().await?;
+        let (pieces, mut arriving) = mpsc::channel(PIECE_COUNT_MAX);
+        let (temp, compression) = (self.temp.clone(), options.compression);
+        let (left, right) = (left.to_vec(), right.to_vec());
+        let work = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            let mut out = Pieces { pieces, buf: Vec::with_capacity(PIECE_BYTES) };
+            diff_mounts(&left, &right, &temp, &mut out, &options)
+        });
+        // The channel ends when the thread does, or it is the writing that fails; dropping the
+        // receiving end then ends the thread.
+        let stored = store_pieces(&mut writer, &mut arriving).await;
+        drop(arriving);
+        let diffed = joined(work.await);
+        stored?;
+        let diffed = diffed?;
+        let mut labels = request.labels.clone();
+        if compression != Compression::None {
+            labels.insert(LABEL_UNCOMPRESSED.to_owned(), diffed.diff_id.to_string());
+        }
+        let keys: Vec<String> = labels.keys().map(|k| format!("labels.{k}")).collect();
+        match writer.commit(diffed.size, Some(&diffed.digest), labels.clone()).await {
+            Err(err) if err.is_already_exists() => {
+                if !keys.is_empty() {
+                    content.update(ctx, &diffed.digest, labels, &keys).await?;
+                }
+            }
+            committed => drop(committed?),
+        }
+        Ok(diffed)
+    }
+
+    async fn slot(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let slots = Arc::clone(&self.slots);
+        slots.acquire_owned().await.map_err(|_| Error::unavailable("the differ is closed"))
+    }
+}
+
+/// Refuses a descriptor whose media type is not a layer we can read.
+pub(crate) fn check_layer_type(layer: &Descriptor) -> Result<()> {
+    match Compression::of_media_type(&layer.media_type) {
+        Some(_) => Ok(()),
+        None => Err(Error::unimplemented(format!(
+            "unsupported diff media type {:?} of {}",
+            layer.media_type, layer.digest
+        ))),
+    }
+}
+
+async fn store_pieces(
+    writer: &mut ContentWriter,
+    arriving: &mut mpsc::Receiver<Bytes>,
+) -> Result<()> {
+    while let Some(piece) = arriving.recv().await {
+        writer.write(piece).await?;
+    }
+    Ok(())
+}
+
+/// The result of blocking work; a panic goes on in the caller.
+pub(crate) fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    match result {
+        Ok(result) => result,
+        Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
+        Err(_) => Err(Error::unavailable("the daemon is stopping")),
+    }
+}
+
+/// Writes to a channel of pieces.
+struct Pieces {
+    pieces: mpsc::Sender<Bytes>,
+    buf: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let len = data.len().min(PIECE_BYTES - self.buf.len());
+        self.buf.extend_from_slice(&data[..len]);
+        if self.buf.len() == PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buf.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE_BYTES));
+        self.pieces.blocking_send(piece.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Tells blocking work that its result is no longer wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Tells it.
+    pub(crate) fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn on_drop(self) -> StopOnDrop {
+        StopOnDrop(self)
+    }
+}
+
+struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// A reader that fails once nobody waits for what is read.
+struct Stoppable {
+    inner: Box<dyn Read + Send>,
+    stop: Stop,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_stopped() {
+            return Err(io::Error::other("the caller went away"));
+        }
+        self.inner.read(buf)
+    }
+}
+
+/// Where a layer of mounts lives, if that is plain to see.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// One directory.
+    Dir(PathBuf),
+    /// An overlay: upper directory (none when read-only), those below it newest first.
+    Overlay { upper: Option<PathBuf>, lowers: Vec<PathBuf>, userxattr: bool },
+    /// Only mounting will tell.
+    Other,
+}
+
+/// Looks at mounts without making them.
+fn place(mounts: &[Mount]) -> Place {
+    let [mount] = mounts else { return Place::Other };
+    let options = Options::parse(&mount.options);
+    if !mount.target.is_empty() || options.uid_map.is_some() || options.looped {
+        return Place::Other;
+    }
+    if options.bind.is_some() || mount.kind == "bind" {
+        return Place::Dir(PathBuf::from(&mount.source));
+    }
+    if mount.kind != "overlay" {
+        return Place::Other;
+    }
+    let mut found = (None, Vec::new(), false);
+    for option in &options.data {
+        match option.split_once('=') {
+            // Escapes are the kernel's to undo.
+            Some(_) if option.contains('\\') => return Place::Other,
+            Some(("upperdir", dir)) => found.0 = Some(PathBuf::from(dir)),
+            Some(("lowerdir", dirs)) => found.1 = dirs.split(':').map(PathBuf::from).collect(),
+            Some(("lowerdir+" | "datadir+", _)) => return Place::Other,
+            Some(("redirect_dir" | "metacopy", "on")) => return Place::Other,
+            None if option == "userxattr" => found.2 = true,
+            _ => {}
+        }
+    }
+    let (upper, lowers, userxattr) = found;
+    if lowers.is_empty() || lowers.iter().any(|l| !l.is_absolute()) {
+        return Place::Other;
+    }
+    Place::Overlay { upper, lowers, userxattr }
+}
+
+fn apply_to(
+    reader: impl Read + Send,
+    mounts: &[Mount],
+    temp: &TempRoot,
+    sync: bool,
+) -> Result<Applied> {
+    let mut options = ApplyOptions { sync, ..ApplyOptions::default() };
+    if mounts.is_empty() {
+        return Err(Error::invalid_argument("no mounts to apply the layer onto"));
+    }
+    if !mounts.iter().all(Mount::is_writable) {
+        return Err(Error::failed_precondition("the mounts to apply the layer onto are read-only"));
+    }
+    match place(mounts) {
+        Place::Dir(dir) => gantry_archive::apply(reader, &dir, &options),
+        Place::Overlay { upper: Some(upper), lowers, userxattr } => {
+            options.target = Target::OverlayUpper { userxattr };
+            options.lowers = Lowers::Known(lowers);
+            gantry_archive::apply(reader, &upper, &options)
+        }
+        _ => {
+            let mounted = temp.mount(mounts)?;
+            let applied = gantry_archive::apply(reader, mounted.path(), &options)?;
+            mounted.unmount()?;
+            Ok(applied)
+        }
+    }
+}
+
+fn diff_mounts(
+    left: &[Mount],
+    right: &[Mount],
+    temp: &TempRoot,
+    out: &mut impl Write,
+    options: &DiffOptions,
+) -> Result<Diffed> {
+    if let Some(changes) = overlay_changes(left, right) {
+        match gantry_archive::diff(&changes, &mut *out, options) {
+            // Said before anything is written: the upper directory alone does not tell.
+            Err(err) if err.is_failed_precondition() => {
+                tracing::debug!(%err, "comparing the mounted trees");
+            }
+            done => return done,
+        }
+    }
+    if right.is_empty() {
+        return Err(Error::invalid_argument("no mounts to take the layer from"));
+    }
+    let right = See::open(right, temp)?;
+    let left = if left.is_empty() { None } else { Some(See::open(left, temp)?) };
+    let changes = Changes::Trees {
+        lower: left.as_ref().map(|l| l.path().to_owned()),
+        upper: right.path().to_owned(),
+    };
+    gantry_archive::diff(&changes, out, options)
+}
+
+/// The upper directory of `right`, when `left` is exactly what lies below it.
+fn overlay_changes(left: &[Mount], right: &[Mount]) -> Option<Changes> {
+    let Place::Overlay { upper: Some(upper), lowers, userxattr } = place(right) else {
+        return None;
+    };
+    let below = match place(left) {
+        Place::Dir(dir) => vec![dir],
+        Place::Overlay { upper: None, lowers, .. } => lowers,
+        _ => return None,
+    };
+    (below == lowers).then_some(Changes::OverlayUpper { upper, userxattr })
+}
+
+/// A tree to read: in place where it is a plain directory, else mounted read-only.
+enum See {
+    Place(PathBuf),
+    Mounted(TempMount),
+}
+
+impl See {
+    fn open(mounts: &[Mount], temp: &TempRoot) -> Result<Self> {
+        match place(mounts) {
+            Place::Dir(dir) => Ok(Self::Place(dir)),
+            _ => temp.mount_readonly(mounts).map(Self::Mounted),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Place(path) => path,
+            Self::Mounted(mount) => mount.path(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Importing image archives: OCI layouts and docker's.
+//!
+//! An archive is read once, from a stream that may be compressed. Its blobs go into the content
+//! store as they come; what they mean is known at the end, when `oci-layout`, `index.json` and
+//! `manifest.json` have been seen, in whatever order. The outcome is one index over all images of
+//! the archive; names come from its annotations ([`store_images`]).
+
+mod docker;
+mod members;
+mod names;
+
+use std::collections::BTreeMap;
+
+use gantry_core::image::{Document, Index};
+use gantry_core::platforms::Matcher;
+use gantry_core::{Context, Descriptor, media_types};
+use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_metadata::Db;
+use serde::Deserialize;
+use tokio::io::AsyncRead;
+
+use crate::content::{Opened, gc_labels};
+use crate::read::{is_attestation, read_parsed};
+use crate::{content, lease};
+
+pub use names::{ImageNames, store_images};
+pub(crate) use names::{NAME, REF_NAME};
+
+use members::Archived;
+
+/// The only layout version there is (OCI image spec, image-layout.md).
+const LAYOUT_VERSION: &str = "1.0.0";
+
+/// Manifests and indexes one archive may reach, so that indexes cannot refer to each other
+/// without end.
+const DOCUMENT_COUNT_MAX: usize = 10_000;
+
+/// How to import.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// The platforms whose content must be there; of others it may be missing.
+    pub platforms: Matcher,
+    /// Accept an archive that lacks content of those platforms as well.
+    pub allow_missing: bool,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { platforms: Matcher::all(), allow_missing: false }
+    }
+}
+
+/// What an archive held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The index over all images, now in the content store.
+    pub index: Descriptor,
+    /// Its entries: each an image, or one of the images of a name.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// Imports the archive read from `reader` into the content store. The content is held by the
+/// lease of `ctx`; without one it is collectable as soon as this returns, so a caller that goes on
+/// to name images takes a lease first (see [`store_images`]).
+///
+/// # Errors
+/// InvalidArgument for what is no image archive, or a damaged one: every blob must have the bytes
+/// its name promises, every document be what it says, and everything named be there.
+pub async fn import(
+    db: &Db,
+    ctx: &Context,
+    reader: impl AsyncRead + Send + Unpin + 'static,
+    options: &ImportOptions,
+) -> Result<Imported> {
+    let (ctx, own) = lease::ensure(db, ctx).await?;
+    let archived = members::read(db, &ctx, reader).await?;
+    let index = index_of(db, &ctx, &archived).await?;
+    label_tree(db, &ctx, &index, options).await?;
+    let bytes = content::read_document(&db.content(), &ctx, &index).await?;
+    let manifests = Index::parse(&index.digest, &bytes)?.manifests;
+    own.release().await?;
+    Ok(Imported { index, manifests })
+}
+
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(rename = "imageLayoutVersion", default)]
+    version: String,
+}
+
+/// The index that the archive's documents describe, stored.
+async fn index_of(db: &Db, ctx: &Context, archived: &Archived) -> Result<Descriptor> {
+    if let Some(layout) = &archived.layout {
+        let layout: Layout = serde_json::from_slice(layout)
+            .map_err(|e| Error::invalid_argument(format!("archive member oci-layout: {e}")))?;
+        if layout.version != LAYOUT_VERSION {
+            return Err(Error::invalid_argument(format!(
+                "archive member oci-layout: version {:?} is not {LAYOUT_VERSION}",
+                layout.version
+            )));
+        }
+        let index = archived.index.as_ref().ok_or_else(|| {
+            Error::invalid_argument("the archive is an OCI layout without index.json")
+        })?;
+        return store_document(db, ctx, media_types::OCI_INDEX, index).await;
+    }
+    let Some(manifest) = &archived.manifest else {
+        return Err(Error::invalid_argument(
+            "the archive is no image: it has neither oci-layout nor manifest.json",
+        ));
+    };
+    let index = docker::index(db, ctx, archived, manifest).await?;
+    store_document(db, ctx, media_types::OCI_INDEX, &index).await
+}
+
+/// Stores a manifest or index, with labels that keep its children.
+///
+/// # Errors
+/// InvalidArgument when it is not what `media_type` says.
+async fn store_document(
+    db: &Db,
+    ctx: &Context,
+    media_type: &str,
+    bytes: &[u8],
+) -> Result<Descriptor> {
+    let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+    let target = Descriptor::new(media_type, gantry_core::Digest::of(bytes), size);
+    let document = Document::parse(&target, bytes)?;
+    let labels = gc_labels(&document);
+    let content = db.content();
+    match content::open(&content, ctx, &target).await? {
+        Opened::Exists => content::add_labels(&content, ctx, &target, labels, None).await?,
+        Opened::Writer(mut writer) => {
+            writer.truncate(0).await?;
+            writer.write(bytes.to_vec().into()).await?;
+            let size = bytes.len() as u64;
+            match writer.commit(size, Some(&target.digest), labels.clone()).await {
+                Err(err) if err.is_already_exists() => {
+                    content::add_labels(&content, ctx, &target, labels, None).await?;
+                }
+                committed => drop(committed?),
+            }
+        }
+    }
+    Ok(target)
+}
+
+/// Checks every document the index reaches and labels it so that it keeps its children.
+async fn label_tree(
+    db: &Db,
+    ctx: &Context,
+    index: &Descriptor,
+    options: &ImportOptions,
+) -> Result<()> {
+    let content = db.content();
+    let mut seen = BTreeMap::new();
+    let mut todo = vec![(index.clone(), true)];
+    while let Some((target, needed)) = todo.pop() {
+        if seen.insert(target.digest.clone(), ()).is_some() {
+            continue;
+        }
+        if seen.len() > DOCUMENT_COUNT_MAX {
+            return Err(Error::invalid_argument(format!(
+                "the archive has over {DOCUMENT_COUNT_MAX} manifests"
+            )));
+        }
+        let document = match read_parsed(&content, ctx, &target).await {
+            Err(err) if err.is_not_found() && !needed => continue,
+            Err(err) if err.is_not_found() => return Err(missing(&target)),
+            document => document?,
+        };
+        content::add_labels(&content, ctx, &target, gc_labels(&document), None).await?;
+        match document {
+            Document::Index(index) => {
+                for child in index.manifests {
+                    if !media_types::is_index(&child.media_type)
+                        && !media_types::is_manifest(&child.media_type)
+                    {
+                        // Something newer than we are; it is kept if it is there.
+                        continue;
+                    }
+                    let wanted =
+                        child.platform.as_ref().is_none_or(|p| options.platforms.matches(p));
+                    let child_needed =
+                        needed && wanted && !options.allow_missing && !is_attestation(&child);
+                    todo.push((child, child_needed));
+                }
+            }
+            Document::Manifest(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    let elsewhere = !blob.urls.is_empty() || is_foreign(&blob.media_type);
+                    if !needed || options.allow_missing || elsewhere {
+                        continue;
+                    }
+                    match content.info(ctx, &blob.digest).await {
+                        Err(err) if err.is_not_found() => return Err(missing(blob)),
+                        info => {
+                            let size = info?.size;
+                            if u64::try_from(blob.size) != Ok(size) {
+                                return Err(Error::invalid_argument(format!(
+                                    "image content {}: it has {size} bytes, its manifest says {}",
+                                    blob.digest, blob.size
+                                )));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a layer of this type may not be distributed and so may be missing.
+pub(crate) fn is_foreign(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
+}
+
+fn missing(target: &Descriptor) -> Error {
+    Error::invalid_argument(format!(
+        "image content {} ({}) is named by the archive but not in it",
+        target.digest, target.media_type
+    ))
+}
+
+/// Reads a JSON member of the archive.
+fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::invalid_argument(format!("archive member {name}: {e}")))
+        .context(|| "import")
+}

@@ -1,0 +1,384 @@
+//! Unpacking: layers into snapshots.
+//!
+//! The snapshot that holds the first *n* layers of an image is named by their chain ID. A layer
+//! is unpacked into an active snapshot over the chain below it, checked against the diff ID that
+//! the image config promises, and committed under its chain ID; images that share layers share
+//! snapshots. Two unpackings of one chain ID do the work once.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gantry_core::image::{Manifest, chain_ids};
+use gantry_core::platforms::Matcher;
+use gantry_core::{Context, Descriptor, Digest, Labels};
+use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_metadata::{Db, Snapshots};
+use gantry_mount::Mount;
+use gantry_snapshots::{CommitOptions, label};
+
+use crate::differ::{Differ, LABEL_UNCOMPRESSED, Stop, check_layer_type};
+use crate::lease;
+use crate::read::{read_config, resolve_manifest};
+
+/// Prefix of the label on an image config that keeps the snapshot of the unpacked image.
+const LABEL_GC_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
+
+/// Times a layer is begun again because another client of the store got between.
+const ATTEMPT_COUNT_MAX: usize = 3;
+
+/// Unpacks layers and images into snapshots. Cheap to clone; clones know of each other's work.
+#[derive(Clone, Debug)]
+pub struct Unpacker {
+    db: Db,
+    differ: Differ,
+    flights: Arc<Flights>,
+}
+
+/// An unpacked image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The manifest that was unpacked, chosen by platform when an index was given.
+    pub manifest: Descriptor,
+    /// Name of the snapshot with all layers; `None` for an image without layers.
+    pub chain_id: Option<Digest>,
+    /// Layers that were unpacked; the others were there.
+    pub layers_unpacked: usize,
+}
+
+/// Where the bytes of a layer come from.
+pub enum LayerSource {
+    /// The content store of the namespace.
+    Blob(Descriptor),
+    /// A stream in any compression, read once, from a thread that may block. It is not read at
+    /// all when the snapshot turns out to be there.
+    Stream(Box<dyn Read + Send>),
+}
+
+/// A layer to unpack.
+#[derive(Clone, Debug)]
+pub struct LayerTask {
+    /// The chain ID below; `None` for the lowest layer.
+    pub parent: Option<Digest>,
+    /// The chain ID with this layer.
+    pub chain_id: Digest,
+    /// The digest the plain tar must have.
+    pub diff_id: Digest,
+    /// Labels for the snapshot, such as what remote snapshotters want to know.
+    pub labels: Labels,
+}
+
+impl Unpacker {
+    /// An unpacker that applies layers with `differ`.
+    pub fn new(db: Db, differ: Differ) -> Self {
+        Self { db, differ, flights: Arc::default() }
+    }
+
+    /// The differ layers are applied with.
+    pub fn differ(&self) -> &Differ {
+        &self.differ
+    }
+
+    /// Unpacks the image that `target` describes, for the best of `platforms`, into
+    /// `snapshotter`. Layers that are there are not unpacked again. Afterwards each layer blob
+    /// carries its diff ID as a label, and the config blob keeps the snapshot alive.
+    ///
+    /// # Errors
+    /// NotFound for missing content or platform; InvalidArgument for documents that do not fit
+    /// together, a damaged layer, or a snapshotter that is not there; FailedPrecondition for a
+    /// layer that is not what the config promises; Unimplemented for a layer type we cannot read.
+    pub async fn unpack(
+        &self,
+        ctx: &Context,
+        target: &Descriptor,
+        snapshotter: &str,
+        platforms: &Matcher,
+    ) -> Result<Unpacked> {
+        let content = self.db.content();
+        let (target, manifest) = resolve_manifest(&content, ctx, target, platforms).await?;
+        self.unpack_manifest(ctx, target, &manifest, snapshotter).await
+    }
+
+    /// As [`Self::unpack`], for a manifest already read.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    pub async fn unpack_manifest(
+        &self,
+        ctx: &Context,
+        target: Descriptor,
+        manifest: &Manifest,
+        snapshotter: &str,
+    ) -> Result<Unpacked> {
+        let snapshots = self.db.snapshotter(snapshotter)?;
+        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let config = read_config(&self.db.content(), &ctx, manifest).await?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(Error::invalid_argument(format!(
+                "image {}: the manifest has {} layers, the config {}",
+                target.digest,
+                manifest.layers.len(),
+                diff_ids.len()
+            )));
+        }
+        let chain = chain_ids(diff_ids);
+        let mut layers_unpacked = 0;
+        // A name that is there stands for all below it.
+        let have = self.deepest(&ctx, &snapshots, &chain).await?;
+        for (i, layer) in manifest.layers.iter().enumerate() {
+            if i >= have {
+                let task = LayerTask {
+                    parent: i.checked_sub(1).map(|below| chain[below].clone()),
+                    chain_id: chain[i].clone(),
+                    diff_id: diff_ids[i].clone(),
+                    labels: inherited_labels(layer),
+                };
+                let source = LayerSource::Blob(layer.clone());
+                if self.unpack_layer(&ctx, snapshotter, task, source).await? {
+                    layers_unpacked += 1;
+                }
+            }
+            self.label_layer(&ctx, layer, &diff_ids[i]).await?;
+        }
+        if let Some(top) = chain.last() {
+            self.keep(&ctx, &manifest.config.digest, snapshotter, top).await?;
+        }
+        own.release().await?;
+        Ok(Unpacked { manifest: target, chain_id: chain.last().cloned(), layers_unpacked })
+    }
+
+    /// Unpacks one layer; false when its snapshot was there already (then it joins the lease of
+    /// `ctx`, which should have one). Concurrent calls for one chain ID wait for the first. The
+    /// work ends soon after the future is dropped, and leaves no snapshot.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`]; NotFound when the parent is not there.
+    pub async fn unpack_layer(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        task: LayerTask,
+        source: LayerSource,
+    ) -> Result<bool> {
+        let snapshots = self.db.snapshotter(snapshotter)?;
+        let key = (ctx.namespace.to_string(), snapshotter.to_owned(), task.chain_id.clone());
+        let flight = self.flights.enter(key);
+        let turn = flight.lock_owned().await;
+        if self.is_there(ctx, &snapshots, &task.chain_id).await? {
+            return Ok(false);
+        }
+        let reader = match source {
+            LayerSource::Blob(layer) => {
+                check_layer_type(&layer)?;
+                self.db.content().reader(ctx, &layer.digest).await?.into_blocking()
+            }
+            LayerSource::Stream(reader) => reader,
+        };
+        let Some((key, mounts)) = self.prepare(ctx, &snapshots, &task).await? else {
+            return Ok(false);
+        };
+        let differ = self.differ.clone();
+        let ctx = ctx.clone();
+        // On its own task, so that the snapshot is cleaned up even when the caller goes away;
+        // going away stops the applying by the guard it holds.
+        let (caller_is_there, caller_left) = tokio::sync::oneshot::channel::<()>();
+        let work = tokio::spawn(async move {
+            let extracted =
+                extract(&differ, &ctx, &snapshots, &task, &key, mounts, reader, caller_left).await;
+            if extracted.is_err()
+                && let Err(err) = snapshots.remove(&ctx, &key).await
+                && !err.is_not_found()
+            {
+                tracing::warn!(key, %err, "a snapshot that failed to unpack is left");
+            }
+            drop(turn);
+            extracted
+        });
+        let done = crate::differ::joined(work.await);
+        drop(caller_is_there);
+        done
+    }
+
+    /// How many layers, from the lowest, have their snapshots.
+    pub(crate) async fn deepest(
+        &self,
+        ctx: &Context,
+        snapshots: &Snapshots,
+        chain: &[Digest],
+    ) -> Result<usize> {
+        for (i, chain_id) in chain.iter().enumerate().rev() {
+            if self.is_there(ctx, snapshots, chain_id).await? {
+                return Ok(i + 1);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Whether the snapshot is there; if so, it joins the lease.
+    async fn is_there(
+        &self,
+        ctx: &Context,
+        snapshots: &Snapshots,
+        chain_id: &Digest,
+    ) -> Result<bool> {
+        if let Some(lease) = &ctx.lease {
+            // Held first and looked at second: so it cannot be collected between.
+            let resource = gantry_metadata::Resource {
+                kind: format!("snapshots/{}", snapshots.name()),
+                id: chain_id.to_string(),
+            };
+            self.db.leases().add_resource(ctx, lease, resource).await?;
+        }
+        match snapshots.stat(ctx, chain_id.as_str()).await {
+            Ok(_) => Ok(true),
+            Err(err) if err.is_not_found() => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Prepares the snapshot to unpack into; `None` when the snapshotter has the layer by itself.
+    async fn prepare(
+        &self,
+        ctx: &Context,
+        snapshots: &Snapshots,
+        task: &LayerTask,
+    ) -> Result<Option<(String, Vec<Mount>)>> {
+        let mut labels = task.labels.clone();
+        labels.insert(label::TARGET_REF.to_owned(), task.chain_id.to_string());
+        let parent = task.parent.as_ref().map(Digest::as_str);
+        for _ in 0..ATTEMPT_COUNT_MAX {
+            let key = format!("{} {}", unique("extract"), task.chain_id);
+            match snapshots.prepare(ctx, &key, parent, labels.clone()).await {
+                Ok(mounts) => return Ok(Some((key, mounts))),
+                Err(err) if err.is_already_exists() => {
+                    if self.is_there(ctx, snapshots, &task.chain_id).await? {
+                        return Ok(None);
+                    }
+                }
+                Err(err) => return Err(err.context(format!("layer {}", task.diff_id))),
+            }
+        }
+        Err(Error::unavailable(format!(
+            "snapshot {} comes and goes: not unpacked after {ATTEMPT_COUNT_MAX} attempts",
+            task.chain_id
+        )))
+    }
+
+    pub(crate) async fn label_layer(
+        &self,
+        ctx: &Context,
+        layer: &Descriptor,
+        diff_id: &Digest,
+    ) -> Result<()> {
+        let labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
+        match crate::content::add_labels(&self.db.content(), ctx, layer, labels, None).await {
+            // A layer may be unpacked though its blob was discarded.
+            Err(err) if err.is_not_found() => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Makes the image config keep the snapshot of its layers. For callers that unpack layer by
+    /// layer; [`Self::unpack`] does it by itself.
+    ///
+    /// # Errors
+    /// NotFound when the config is not in the content store.
+    pub async fn keep(
+        &self,
+        ctx: &Context,
+        config: &Digest,
+        snapshotter: &str,
+        chain_id: &Digest,
+    ) -> Result<()> {
+        let key = format!("{LABEL_GC_SNAPSHOT}{snapshotter}");
+        let path = format!("labels.{key}");
+        let labels = Labels::from([(key, chain_id.to_string())]);
+        self.db.content().update(ctx, config, labels, &[path]).await.map(drop)
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one spawned piece of work")]
+async fn extract(
+    differ: &Differ,
+    ctx: &Context,
+    snapshots: &Snapshots,
+    task: &LayerTask,
+    key: &str,
+    mounts: Vec<Mount>,
+    reader: Box<dyn Read + Send>,
+    caller_left: tokio::sync::oneshot::Receiver<()>,
+) -> Result<bool> {
+    let what = || format!("layer {}", task.diff_id);
+    let stop = Stop::default();
+    let mut applying = std::pin::pin!(differ.apply_until(reader, mounts, false, stop.clone()));
+    let applied = tokio::select! {
+        applied = &mut applying => applied.context(what)?,
+        // Resolves when the caller's half is dropped. The snapshot may go only when nothing is
+        // written into it any more.
+        _ = caller_left => {
+            stop.stop();
+            drop(applying.await);
+            return Err(Error::canceled(format!("unpacking of {}", task.chain_id)));
+        }
+    };
+    if applied.diff_id != task.diff_id {
+        return Err(Error::failed_precondition(format!(
+            "layer {}: the image config promises this diff ID, the layer unpacks to {}",
+            task.diff_id, applied.diff_id
+        )));
+    }
+    let options = CommitOptions { labels: committed_labels(task), parent: None };
+    match snapshots.commit(ctx, task.chain_id.as_str(), key, options).await {
+        Ok(()) => Ok(true),
+        Err(err) if err.is_already_exists() => {
+            // Another client was faster; its snapshot is as good.
+            match snapshots.remove(ctx, key).await {
+                Err(err) if !err.is_not_found() => Err(err),
+                _ => Ok(false),
+            }
+        }
+        Err(err) => Err(err.context(what())),
+    }
+}
+
+/// Labels of the committed snapshot: what the snapshotter was told of it.
+fn committed_labels(task: &LayerTask) -> Labels {
+    let mut labels = task.labels.clone();
+    labels.insert(label::TARGET_REF.to_owned(), task.chain_id.to_string());
+    labels
+}
+
+/// What the annotations of a layer tell its snapshotter.
+fn inherited_labels(layer: &Descriptor) -> Labels {
+    let told = layer.annotations.iter().filter(|(k, _)| k.starts_with(label::INHERITED_PREFIX));
+    told.map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// A name nobody has had: what for, nanoseconds, four random letters.
+pub(crate) fn unique(what: &str) -> String {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    let letters: String = std::iter::repeat_with(fastrand::alphanumeric).take(4).collect();
+    format!("{what}-{nanos}-{letters}")
+}
+
+type FlightKey = (String, String, Digest);
+
+/// One lock for each chain ID being unpacked.
+#[derive(Debug, Default)]
+struct Flights(Mutex<HashMap<FlightKey, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Flights {
+    fn enter(&self, key: FlightKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that ended are few: as many as began since the last call.
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
+            return flight;
+        }
+        let flight = Arc::default();
+        flights.insert(key, Arc::downgrade(&flight));
+        flight
+    }
+}
