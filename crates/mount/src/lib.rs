@@ -63,6 +63,17 @@ impl Mount {
         }
     }
 
+    /// The same mount for a short time beside another of the same snapshot: without `volatile`,
+    /// which leaves a mark in the work directory that refuses the next mount.
+    #[must_use]
+    pub fn temporary(&self) -> Self {
+        let mut out = self.clone();
+        if out.kind == "overlay" {
+            out.options.retain(|o| o != "volatile");
+        }
+        out
+    }
+
     /// The same mount made read-only: an overlay loses upper and work directory (its upper becomes
     /// the topmost lower), anything else gets `ro`.
     #[must_use]
@@ -71,7 +82,9 @@ impl Mount {
         if out.kind == "overlay" {
             let upper =
                 out.options.iter().find_map(|o| o.strip_prefix("upperdir=").map(str::to_owned));
-            out.options.retain(|o| !o.starts_with("upperdir=") && !o.starts_with("workdir="));
+            out.options.retain(|o| {
+                !o.starts_with("upperdir=") && !o.starts_with("workdir=") && o != "volatile"
+            });
             if let Some(upper) = upper {
                 for o in &mut out.options {
                     if let Some(lower) = o.strip_prefix("lowerdir=") {

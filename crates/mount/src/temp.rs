@@ -45,14 +45,15 @@ impl TempRoot {
         &self.path
     }
 
-    /// Mounts `mounts` at a fresh directory.
+    /// Mounts `mounts` at a fresh directory, overlays without `volatile` ([`Mount::temporary`]).
     ///
     /// # Errors
     /// As [`mount_all`]; nothing is left behind.
     pub fn mount(&self, mounts: &[Mount]) -> Result<TempMount> {
         let temp = TempMount { path: self.fresh_dir()?, mounted: true };
+        let mounts: Vec<Mount> = mounts.iter().map(Mount::temporary).collect();
         // On failure dropping `temp` removes the directory.
-        mount_all(mounts, &temp.path)?;
+        mount_all(&mounts, &temp.path)?;
         Ok(temp)
     }
 

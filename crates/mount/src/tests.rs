@@ -29,8 +29,9 @@ fn read_only_forms() {
     let overlay = Mount::new(
         "overlay",
         "overlay",
-        ["workdir=/w", "upperdir=/u", "lowerdir=/a:/b", "index=off"],
+        ["volatile", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b", "index=off"],
     );
+    assert_eq!(overlay.temporary().options, overlay.options[1..]);
     assert!(overlay.is_writable());
     let ro = overlay.read_only();
     assert_eq!(ro.options, ["lowerdir=/u:/a:/b", "index=off"]);

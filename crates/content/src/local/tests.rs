@@ -104,6 +104,20 @@ async fn another_total_is_refused() {
 }
 
 #[tokio::test]
+async fn failed_rename_keeps_the_ingest() {
+    let (dir, store) = store();
+    let blobs = dir.path().join("blobs/sha256");
+    fs::remove_dir(&blobs).unwrap();
+    assert!(put(&store, "r", b"data").await.is_err());
+    fs::create_dir(&blobs).unwrap();
+    let data = dir.path().join("ingest").join(Digest::of(b"r").hex()).join("data");
+    assert_eq!(fs::metadata(data).unwrap().permissions().mode() & 0o777, 0o644);
+    let writer = open(&store, "r").await.unwrap();
+    assert_eq!(writer.status().offset, 4);
+    writer.commit(4, Some(&Digest::of(b"data"))).await.unwrap();
+}
+
+#[tokio::test]
 async fn strays_among_blobs_are_ignored() {
     let (dir, store) = store();
     put(&store, "r", b"data").await.unwrap();

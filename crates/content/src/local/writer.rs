@@ -253,7 +253,11 @@ impl IngestFile {
             Ok(true) => {}
             Ok(false) => return Err(self.duplicate(&digest)),
             // Between the check above and the rename an abort may have come.
-            Err(e) => return Err(self.lock.check().err().unwrap_or(e)),
+            Err(e) => {
+                // Whoever resumes needs not be root.
+                let _ = self.file.set_permissions(Permissions::from_mode(0o644));
+                return Err(self.lock.check().err().unwrap_or(e));
+            }
         }
         self.finished = true;
         self.ingest.discard();

@@ -324,18 +324,27 @@ impl<L: Layout> Shared<L> {
             Ok(())
         })?;
         let known: HashSet<u64> = recorded.iter().map(|s| s.id).collect();
+        let found = self.list()?;
+        let last = found.iter().map(|(_, id)| *id).chain(known.iter().copied()).max().unwrap_or(0);
+        self.next_id.store(last + 1, Ordering::Relaxed);
+        let floor = self.records.floor(last)?;
         let mut on_disk = HashSet::new();
-        for (path, id) in self.list()? {
+        let mut strange = 0;
+        for (path, id) in found {
             // The tree is the last that is made.
             if known.contains(&id) && self.layout.tree(&path).exists() {
                 on_disk.insert(id);
+            } else if id <= floor {
+                strange += 1;
             } else {
                 tracing::info!(path = %path.display(), "removing a snapshot half made or removed");
                 self.discard(id);
             }
         }
-        let last = known.iter().chain(&on_disk).max().copied().unwrap_or(0);
-        self.next_id.store(last + 1, Ordering::Relaxed);
+        if strange > 0 {
+            let dir = self.dirs.0.display();
+            tracing::warn!(%dir, count = strange, "snapshots of another daemon are left alone");
+        }
         for lost in recorded.into_iter().filter(|s| !on_disk.contains(&s.id)) {
             self.restore(&lost)?;
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! snapshotter/<snapshotter>/snapshot/<name>          the record, protobuf [`Record`]
 //! snapshotter/<snapshotter>/child/<parent>/<name>    empty; one for each child
+//! snapshotter/<snapshotter>/floor                    see [`Records::floor`]; u64, big endian
 //! ```
 //! A record carries the numbers of all its parents, so mounts need one read however deep the
 //! chain.
@@ -61,6 +62,29 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 impl Records {
     pub(super) fn new(store: Arc<dyn Store>, snapshotter: &str) -> Self {
         Self { store, keys: Keys(Key::new().str("snapshotter").str(snapshotter)) }
+    }
+
+    /// The last number that is not ours: on its first use the database takes it from `found`, the
+    /// highest number on disk. Those up to it belong to another daemon, or to a database that was
+    /// lost; either way they are not ours to remove. Blocks.
+    pub(super) fn floor(&self, found: u64) -> Result<u64> {
+        let key = self.keys.0.clone().str("floor");
+        if let Some(value) = self.store.view()?.get(&key)? {
+            let bytes = value.as_slice().try_into();
+            return bytes.map(u64::from_be_bytes).map_err(|_| {
+                Error::data_loss("the record of the snapshotter's first number is damaged")
+            });
+        }
+        // A thread of its own, because a blocking update must not run on an async one.
+        std::thread::scope(|scope| {
+            let update = scope.spawn(|| {
+                self.store.update_blocking(move |txn| {
+                    txn.put(&key, found.to_be_bytes());
+                    Ok(found)
+                })
+            });
+            update.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// # Errors

@@ -96,6 +96,25 @@ async fn strangers_are_left_alone() {
     assert_eq!(place.dirs(), ["lost+found"]);
 }
 
+#[tokio::test]
+async fn snapshots_of_another_daemon_are_left_alone() {
+    let place = Place::new();
+    let theirs = ["3/fs/data", "3/work", "12/fs"];
+    for dir in theirs {
+        fs::create_dir_all(place.root().join("snapshots").join(dir)).unwrap();
+    }
+    for round in 0..2 {
+        let sn = place.overlay();
+        testsuite::layer(&sn, &format!("ours-{round}"), None).await.unwrap();
+        sn.cleanup().await.unwrap();
+    }
+    fs::create_dir(place.root().join("snapshots/99")).unwrap();
+    let sn = place.overlay();
+    sn.cleanup().await.unwrap();
+    assert_eq!(place.dirs(), ["12", "13", "14", "3"]);
+    assert!(place.root().join("snapshots/3/fs/data").exists());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_calls_leave_all_or_nothing() {
     let place = Place::new();
