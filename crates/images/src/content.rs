@@ -1,0 +1,164 @@
+//! Content as transfers handle it: names of ingests, documents, labels.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_content::WriterOptions;
+use gantry_core::image::{Document, MANIFEST_SIZE_MAX};
+use gantry_core::{Context, Descriptor, Digester, Labels, Reference, labels, media_types};
+use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_metadata::{Content, ContentWriter};
+
+/// First pause while another writer holds a reference; it doubles up to [`LOCK_PAUSE_MAX`].
+const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(10);
+
+/// Longest pause between looks at a held reference. There is no deadline: the other writer is a
+/// transfer of its own with deadlines, and when it ends the reference is free.
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Prefix of the labels by which a parent keeps its children.
+const LABEL_GC_REF: &str = "containerd.io/gc.ref.content.";
+
+/// Prefix of the labels that name the repositories a blob came from, by registry.
+const LABEL_SOURCE: &str = "containerd.io/distribution.source.";
+
+/// The reference that clients, and so we, ingest a blob under.
+pub(crate) fn ref_key(descriptor: &Descriptor) -> String {
+    let media_type = descriptor.media_type.as_str();
+    let kind = if media_types::is_manifest(media_type) {
+        "manifest"
+    } else if media_types::is_index(media_type) {
+        "index"
+    } else if media_types::is_layer(media_type) {
+        "layer"
+    } else if media_types::is_config(media_type) {
+        "config"
+    } else if media_type == "application/vnd.in-toto+json" {
+        "attestation"
+    } else {
+        "unknown"
+    };
+    format!("{kind}-{}", descriptor.digest)
+}
+
+/// The labels by which `document` keeps its children.
+pub(crate) fn gc_labels(document: &Document) -> Labels {
+    let child = |(suffix, d): (String, &Descriptor)| {
+        (format!("{LABEL_GC_REF}{suffix}"), d.digest.to_string())
+    };
+    document.children().into_iter().map(child).collect()
+}
+
+/// Key of the label that names the repositories of `host` a blob came from.
+pub(crate) fn source_label(host: &str) -> String {
+    format!("{LABEL_SOURCE}{host}")
+}
+
+/// The repositories that a source label lists.
+pub(crate) fn source_repositories(value: &str) -> Vec<String> {
+    value.split(',').filter(|r| !r.is_empty()).map(str::to_owned).collect()
+}
+
+/// Adds what is known of a blob's origin to its labels. A list that grew too long stays as it is.
+pub(crate) fn add_source(labels: &mut Labels, current: &Labels, origin: &Reference) {
+    let key = source_label(origin.host());
+    let mut list = source_repositories(current.get(&key).map_or("", String::as_str));
+    list.push(origin.path().to_owned());
+    list.sort();
+    list.dedup();
+    let value = list.join(",");
+    if labels::validate(&key, &value).is_ok() {
+        labels.insert(key, value);
+    }
+}
+
+/// How opening an ingest ended.
+pub(crate) enum Opened {
+    /// The blob is there (and under the lease).
+    Exists,
+    /// It must be written.
+    Writer(Box<ContentWriter>),
+}
+
+/// Opens the ingest of a blob; waits while someone else is writing it.
+pub(crate) async fn open(
+    content: &Content,
+    ctx: &Context,
+    descriptor: &Descriptor,
+) -> Result<Opened> {
+    let options = WriterOptions {
+        reference: ref_key(descriptor),
+        total: u64::try_from(descriptor.size).unwrap_or(0),
+        expected: Some(descriptor.digest.clone()),
+    };
+    let mut pause = LOCK_PAUSE_FIRST;
+    loop {
+        match content.writer(ctx, options.clone()).await {
+            Ok(writer) => return Ok(Opened::Writer(Box::new(writer))),
+            Err(e) if e.is_already_exists() => return Ok(Opened::Exists),
+            Err(e) if e.is_unavailable() => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOCK_PAUSE_MAX);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Reads a document out of the content store and checks its digest.
+///
+/// # Errors
+/// NotFound; ResourceExhausted when it is larger than any document may be; DataLoss when the
+/// bytes are not those the digest names.
+pub(crate) async fn read_document(
+    content: &Content,
+    ctx: &Context,
+    descriptor: &Descriptor,
+) -> Result<Bytes> {
+    let digest = &descriptor.digest;
+    let reader = content.reader(ctx, digest).await?;
+    let size = reader.size();
+    if size > MANIFEST_SIZE_MAX {
+        return Err(Error::resource_exhausted(format!(
+            "document {digest}: {size} bytes, more than {MANIFEST_SIZE_MAX}"
+        )));
+    }
+    let mut out = Vec::new();
+    while (out.len() as u64) < size {
+        let at = out.len() as u64;
+        let piece = reader.read_at(at, usize::try_from(size - at).unwrap_or(0)).await;
+        let piece = piece.context(|| format!("document {digest}"))?;
+        if piece.is_empty() {
+            break;
+        }
+        out.extend_from_slice(&piece);
+    }
+    let mut digester = Digester::new(digest.algorithm());
+    digester.update(&out);
+    let found = digester.finish();
+    if found != *digest {
+        let text = format!("document {digest}: the stored bytes have the digest {found}");
+        return Err(Error::data_loss(text));
+    }
+    Ok(out.into())
+}
+
+/// Gives a blob that exists already the labels it lacks.
+pub(crate) async fn add_labels(
+    content: &Content,
+    ctx: &Context,
+    descriptor: &Descriptor,
+    mut wanted: Labels,
+    origin: Option<&Reference>,
+) -> Result<()> {
+    let info = content.info(ctx, &descriptor.digest).await?;
+    if let Some(origin) = origin {
+        add_source(&mut wanted, &info.labels, origin);
+    }
+    wanted.retain(|key, value| info.labels.get(key) != Some(value));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let paths: Vec<String> = wanted.keys().map(|key| format!("labels.{key}")).collect();
+    content.update(ctx, &descriptor.digest, wanted, &paths).await.map(drop)
+}

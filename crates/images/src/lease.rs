@@ -1,0 +1,64 @@
+//! A lease for the time of one operation.
+
+use std::time::{Duration, SystemTime};
+
+use gantry_core::{Context, Labels, timestamp};
+use gantry_errdefs::Result;
+use gantry_metadata::{Db, LABEL_EXPIRE};
+
+/// When a lease of ours ends that was not deleted, because the daemon died: long enough for a
+/// restarted pull to find its partial downloads.
+const LEASE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Deletes a lease when dropped, unless [`OwnLease::release`] did.
+#[derive(Debug)]
+pub(crate) struct OwnLease {
+    db: Db,
+    ctx: Context,
+    /// None: nothing to delete.
+    id: Option<String>,
+}
+
+/// The context to work in: `ctx` itself if it has a lease, else `ctx` under a new one that ends
+/// with the returned guard.
+pub(crate) async fn ensure(db: &Db, ctx: &Context) -> Result<(Context, OwnLease)> {
+    let mut own = OwnLease { db: db.clone(), ctx: ctx.clone(), id: None };
+    if ctx.lease.is_some() {
+        return Ok((ctx.clone(), own));
+    }
+    let until = SystemTime::now() + LEASE_LIFETIME;
+    let labels = Labels::from([(LABEL_EXPIRE.to_owned(), timestamp::format(until))]);
+    let lease = db.leases().create(ctx, "", labels).await?;
+    own.id = Some(lease.id.clone());
+    Ok((ctx.clone().with_lease(lease.id), own))
+}
+
+impl OwnLease {
+    /// Deletes the lease, if it is ours. What it held and nothing else holds becomes collectable.
+    ///
+    /// # Errors
+    /// The store's; a lease that is gone is no error.
+    pub(crate) async fn release(mut self) -> Result<()> {
+        let Some(id) = self.id.clone() else { return Ok(()) };
+        let deleted = self.db.leases().delete(&self.ctx, &id, false).await;
+        self.id = None;
+        match deleted {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for OwnLease {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        // Without a runtime the process is ending; the lease expires by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (db, ctx) = (self.db.clone(), self.ctx.clone());
+        runtime.spawn(async move {
+            if let Err(error) = db.leases().delete(&ctx, &id, false).await {
+                tracing::warn!(lease = id, %error, "lease of an ended transfer not deleted");
+            }
+        });
+    }
+}

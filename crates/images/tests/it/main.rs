@@ -1,0 +1,7 @@
+//! Transfers between registries, the image store and archives.
+#![allow(clippy::unwrap_used)]
+
+mod pull_faults;
+mod pulls;
+mod pushes;
+mod rig;

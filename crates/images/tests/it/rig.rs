@@ -1,0 +1,83 @@
+//! A store with everything a transfer needs, in a temporary directory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_content::LocalStore;
+use gantry_core::{Context, Namespace, Reference};
+use gantry_images::{
+    Differ, ProgressSink, PullOptions, StoreOptions, Transfer, TransferOptions, UnpackTarget,
+    Unpacker,
+};
+use gantry_metadata::{Db, Options};
+use gantry_mount::TempRoot;
+use gantry_registry::Resolver;
+use gantry_snapshots::{Native, NativeConfig, Overlayfs, OverlayfsConfig, Snapshotter};
+use gantry_store::{MemStore, Store};
+use tempfile::TempDir;
+
+pub(crate) struct Rig {
+    pub(crate) dir: TempDir,
+    pub(crate) db: Db,
+    pub(crate) transfer: Transfer,
+    pub(crate) ctx: Context,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("gki").tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let store: Arc<dyn Store> = Arc::new(MemStore::new());
+        let content = Arc::new(LocalStore::open(at("content")).unwrap());
+        let overlay =
+            Overlayfs::open(at("overlay"), OverlayfsConfig::default(), store.clone()).unwrap();
+        let native = Native::open(at("native"), NativeConfig::default(), store.clone()).unwrap();
+        let mut snapshotters: BTreeMap<String, Arc<dyn Snapshotter>> = BTreeMap::new();
+        snapshotters.insert("overlayfs".into(), Arc::new(overlay));
+        snapshotters.insert("native".into(), Arc::new(native));
+        let options = Options { snapshotters, ..Options::new(store, content) };
+        let db = Db::open(options).unwrap();
+        let differ = Differ::new(db.clone(), TempRoot::open(at("mounts")).unwrap());
+        let unpacker = Unpacker::new(db.clone(), differ);
+        let transfer =
+            Transfer::new(db.clone(), unpacker, Resolver::default(), TransferOptions::default());
+        let ctx = Context::new(Namespace::new("test").unwrap());
+        Self { dir, db, transfer, ctx }
+    }
+
+    /// Options that pull `reference` for the host's platform, unpacked to `snapshotters`.
+    pub(crate) fn pull_options(&self, reference: &str, snapshotters: &[&str]) -> PullOptions {
+        let matcher = gantry_core::platforms::Matcher::host();
+        let unpacks = snapshotters
+            .iter()
+            .map(|name| UnpackTarget { matcher: matcher.clone(), snapshotter: (*name).to_owned() });
+        PullOptions {
+            reference: Reference::parse(reference).unwrap(),
+            resolver: self.transfer.resolver().clone(),
+            store: StoreOptions {
+                platforms: vec![gantry_core::platforms::default()],
+                unpacks: unpacks.collect(),
+                ..StoreOptions::named(reference)
+            },
+            progress: ProgressSink::default(),
+        }
+    }
+
+    /// Nothing of an operation is left that ended: no leases, no ingests.
+    pub(crate) async fn assert_nothing_left(&self) {
+        let leases = self.db.leases().list(&self.ctx, &[]).await.unwrap();
+        assert!(leases.is_empty(), "leases left: {leases:?}");
+    }
+
+    /// Nothing at all came of an operation: no leases, images, snapshots, and after a collection
+    /// no content either.
+    pub(crate) async fn assert_untouched(&self) {
+        self.assert_nothing_left().await;
+        assert!(self.db.images().list(&self.ctx, &[]).await.unwrap().is_empty());
+        for name in self.db.snapshotter_names() {
+            let snapshots = self.db.snapshotter(&name).unwrap();
+            let active = snapshots.list(&self.ctx, &["kind==active".to_owned()]).await.unwrap();
+            assert!(active.is_empty(), "snapshots left: {active:?}");
+        }
+    }
+}
