@@ -198,3 +198,67 @@ fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
 fn with_dot(path: &Path) -> PathBuf {
     if no_follow(path).is_empty() { path.join(".") } else { path.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, lchown};
+    use std::os::unix::net::UnixListener;
+    use std::time::{Duration, SystemTime};
+
+    use rustix::fs::makedev;
+
+    use super::*;
+
+    #[test]
+    fn root_everything_is_copied() {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        fs::create_dir_all(from.join("dir/sub")).unwrap();
+        fs::create_dir(&to).unwrap();
+        let mode = Mode::from_raw_mode(0o640);
+        for (name, kind, dev) in
+            [("null", FileType::CharacterDevice, makedev(1, 3)), ("fifo", FileType::Fifo, 0)]
+        {
+            mknodat(CWD, from.join(name), kind, mode, dev).unwrap();
+        }
+        drop(UnixListener::bind(from.join("socket")).unwrap());
+        std::os::unix::fs::symlink("nowhere", from.join("link")).unwrap();
+        lchown(from.join("link"), Some(5), Some(6)).unwrap();
+        fs::write(from.join("dir/sub/file"), vec![3; 100_000]).unwrap();
+        fs::hard_link(from.join("dir/sub/file"), from.join("dir/other")).unwrap();
+        lsetxattr(from.join("dir"), "trusted.x", b"1", XattrFlags::empty()).unwrap();
+        lsetxattr(from.join("link"), "trusted.y", b"", XattrFlags::empty()).unwrap();
+        fs::set_permissions(from.join("dir"), fs::Permissions::from_mode(0o1571)).unwrap();
+        let then = SystemTime::UNIX_EPOCH + Duration::new(12345, 67);
+        fs::File::open(from.join("dir")).unwrap().set_modified(then).unwrap();
+        fs::File::open(&from).unwrap().set_modified(then).unwrap();
+
+        tree(&from, &to).unwrap();
+        for name in ["", "null", "fifo", "socket", "link", "dir", "dir/sub", "dir/sub/file"] {
+            let of = |root: &Path| {
+                let m = fs::symlink_metadata(root.join(name)).unwrap();
+                (m.mode(), m.uid(), m.gid(), m.rdev(), m.mtime(), m.mtime_nsec(), m.nlink())
+            };
+            assert_eq!(of(&from), of(&to), "{name:?}");
+        }
+        assert!(fs::symlink_metadata(to.join("socket")).unwrap().file_type().is_socket());
+        assert_eq!(fs::read(to.join("dir/other")).unwrap(), vec![3; 100_000]);
+        let mut value = [0; 8];
+        assert_eq!(lgetxattr(to.join("dir"), "trusted.x", &mut value).unwrap(), 1);
+        assert_eq!(lgetxattr(to.join("link"), "trusted.y", &mut value).unwrap(), 0);
+    }
+
+    #[test]
+    fn depth_has_a_limit() {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        fs::create_dir(&to).unwrap();
+        fs::create_dir_all(from.join("d/".repeat(DEPTH_MAX - 1))).unwrap();
+        tree(&from, &to).unwrap();
+        fs::create_dir_all(from.join("d/".repeat(DEPTH_MAX))).unwrap();
+        fs::remove_dir_all(&to).unwrap();
+        fs::create_dir(&to).unwrap();
+        assert!(tree(&from, &to).is_err());
+    }
+}
