@@ -1,1 +1,81 @@
-//! The client library: containers, tasks, images, leases and events.
+//! The client library: containers, tasks, images, content, leases and events of a containerd
+//! daemon, ours or another.
+//!
+//! A [`Client`] is cheap to clone and connects when it is first used; after a restart of the
+//! daemon the next call connects again. Services hang off it by name, each usable alone. Calls
+//! carry the client's namespace and, when it has one, its lease.
+//!
+//! ```no_run
+//! # async fn story() -> gantry_client::Result<()> {
+//! use gantry_client::{Client, PullOptions, Stdio};
+//!
+//! let client = Client::connect("/run/gantry/gantry.sock")?.in_namespace("demo");
+//! let pull = PullOptions::new("docker.io/library/busybox:latest");
+//! client.transfer().pull(pull, |_| {}).await?;
+//! let image = client.resolve_image("docker.io/library/busybox:latest", None).await?;
+//! let spec = gantry_client::oci::SpecBuilder::new("demo", "hello")
+//!     .image_config(&image.config.config)
+//!     .args(["echo", "hello"])
+//!     .build()?;
+//! let parent = image.chain_id().to_string();
+//! client.snapshots("overlayfs").prepare("hello", &parent, Default::default()).await?;
+//! let container = client
+//!     .container_builder("hello")
+//!     .image(&image.name)
+//!     .snapshot("overlayfs", "hello")
+//!     .spec(&spec)?
+//!     .create()
+//!     .await?;
+//! let task = container.new_task(&Stdio::null()).create().await?;
+//! task.start().await?;
+//! let exit = task.wait().await?;
+//! task.delete().await?;
+//! # assert_eq!(exit.code, 0); Ok(())
+//! # }
+//! ```
+//!
+//! Errors are [`Error`]s with a class to test for (`is_not_found()` and so on). Dropping a call's
+//! future cancels the call. Nothing here needs the daemon's files: only mounting a snapshot needs
+//! the same machine.
+#![forbid(unsafe_code)]
+
+mod client;
+mod containers;
+mod content;
+mod convert;
+mod diff;
+mod events;
+mod events_json;
+mod image;
+mod images;
+mod introspection;
+mod io;
+mod leases;
+mod namespaces;
+mod process;
+mod snapshots;
+mod streams;
+mod tasks;
+mod transfer;
+mod unpack;
+
+pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
+pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, Runtime};
+pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
+pub use convert::{Mount, time_of};
+pub use diff::{Diff, DiffOptions};
+pub use events::{Event, EventStream, Events};
+pub use gantry_core as core;
+pub use gantry_errdefs::{Class, Error, Result};
+pub use gantry_oci as oci;
+pub use image::ResolvedImage;
+pub use images::{ImageRecord, Images};
+pub use introspection::{Introspection, PluginRecord, ServerInfo};
+pub use io::{FifoSet, Stdio, Streams};
+pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
+pub use namespaces::{NamespaceRecord, Namespaces};
+pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus, UNKNOWN_EXIT};
+pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
+pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
+pub use transfer::{Credentials, Progress, PullOptions, PushOptions, RegistryOptions, Transfer};
+pub use unpack::UnpackOptions;

@@ -1,0 +1,343 @@
+//! Container records.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use gantry_api::containerd::services::containers::v1 as wire;
+use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
+use gantry_core::{Any, Labels};
+use gantry_errdefs::{Error, Result};
+use gantry_oci::Spec;
+
+use crate::client::{Client, handle, service};
+use crate::convert::{any, any_out, label_map, label_mask, labels, required, status, time};
+
+/// The runtime of a container that names none.
+const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
+
+handle! {
+    /// The containers service: what should run, and how.
+    Containers, containers
+}
+
+/// A runtime's name and its options, opaque to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Name, such as `io.containerd.runc.v2`, or the absolute path of a shim.
+    pub name: String,
+    /// Options for the shim.
+    pub options: Option<Any>,
+}
+
+/// A container's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRecord {
+    /// Id, unique within the namespace.
+    pub id: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Name of the image it was made from; may be empty.
+    pub image: String,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The runtime spec, as [`gantry_oci::SPEC_TYPE_URL`].
+    pub spec: Option<Any>,
+    /// Snapshotter of its root filesystem; may be empty.
+    pub snapshotter: String,
+    /// Key of its root filesystem; may be empty.
+    pub snapshot_key: String,
+    /// Values of others, by name.
+    pub extensions: BTreeMap<String, Any>,
+    /// The sandbox it belongs to; may be empty.
+    pub sandbox: String,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it was changed last.
+    pub updated_at: SystemTime,
+}
+
+/// A container: its record and the client that has it.
+#[derive(Clone, Debug)]
+pub struct Container {
+    client: Client,
+    record: ContainerRecord,
+}
+
+/// Makes a container, step by step.
+#[derive(Clone, Debug)]
+pub struct ContainerBuilder {
+    client: Client,
+    record: ContainerRecord,
+}
+
+impl Containers {
+    /// The record of a container.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn get(&self, id: &str) -> Result<ContainerRecord> {
+        let request = wire::GetContainerRequest { id: id.to_owned() };
+        let answer = service!(self.client, ContainersClient)
+            .get(self.client.request(request))
+            .await
+            .map_err(status)?
+            .into_inner();
+        Ok(record(required(answer.container, "the container")?))
+    }
+
+    /// The records that match any of `filters`; all when there are none.
+    ///
+    /// # Errors
+    /// InvalidArgument for a bad filter.
+    pub async fn list(&self, filters: &[String]) -> Result<Vec<ContainerRecord>> {
+        let request = wire::ListContainersRequest { filters: filters.to_vec() };
+        let answer = service!(self.client, ContainersClient)
+            .list(self.client.request(request))
+            .await
+            .map_err(status)?
+            .into_inner();
+        Ok(answer.containers.into_iter().map(record).collect())
+    }
+
+    /// Makes a record.
+    ///
+    /// # Errors
+    /// AlreadyExists; InvalidArgument.
+    pub async fn create(&self, container: &ContainerRecord) -> Result<ContainerRecord> {
+        let request = wire::CreateContainerRequest { container: Some(wire_container(container)) };
+        let answer = service!(self.client, ContainersClient)
+            .create(self.client.request(request))
+            .await
+            .map_err(status)?
+            .into_inner();
+        Ok(record(required(answer.container, "the container")?))
+    }
+
+    /// Changes the fields named by `mask` (`labels.KEY`, `spec`, `image`, `snapshotkey`,
+    /// `extensions.NAME`); all that may change without one.
+    ///
+    /// # Errors
+    /// NotFound; InvalidArgument.
+    pub async fn update(
+        &self,
+        container: &ContainerRecord,
+        mask: &[String],
+    ) -> Result<ContainerRecord> {
+        let update_mask =
+            (!mask.is_empty()).then(|| prost_types::FieldMask { paths: mask.to_vec() });
+        let request = wire::UpdateContainerRequest {
+            container: Some(wire_container(container)),
+            update_mask,
+        };
+        let answer = service!(self.client, ContainersClient)
+            .update(self.client.request(request))
+            .await
+            .map_err(status)?
+            .into_inner();
+        Ok(record(required(answer.container, "the container")?))
+    }
+
+    /// Removes a record. Does not look at tasks and snapshots: [`Container::delete`] does.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        let request = wire::DeleteContainerRequest { id: id.to_owned() };
+        service!(self.client, ContainersClient)
+            .delete(self.client.request(request))
+            .await
+            .map_err(status)?;
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Starts making container `id`.
+    pub fn container_builder(&self, id: impl Into<String>) -> ContainerBuilder {
+        let record = ContainerRecord {
+            id: id.into(),
+            labels: Labels::new(),
+            image: String::new(),
+            runtime: Runtime { name: DEFAULT_RUNTIME.to_owned(), options: None },
+            spec: None,
+            snapshotter: String::new(),
+            snapshot_key: String::new(),
+            extensions: BTreeMap::new(),
+            sandbox: String::new(),
+            created_at: SystemTime::UNIX_EPOCH,
+            updated_at: SystemTime::UNIX_EPOCH,
+        };
+        ContainerBuilder { client: self.clone(), record }
+    }
+
+    /// Container `id`.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn container(&self, id: &str) -> Result<Container> {
+        let record = self.containers().get(id).await?;
+        Ok(Container { client: self.clone(), record })
+    }
+}
+
+impl ContainerBuilder {
+    /// The image's name.
+    #[must_use]
+    pub fn image(mut self, name: impl Into<String>) -> Self {
+        self.record.image = name.into();
+        self
+    }
+
+    /// Adds a label.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.record.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The runtime; `io.containerd.runc.v2` without options unless set.
+    #[must_use]
+    pub fn runtime(mut self, name: impl Into<String>, options: Option<Any>) -> Self {
+        self.record.runtime = Runtime { name: name.into(), options };
+        self
+    }
+
+    /// The root filesystem: an active snapshot or view.
+    #[must_use]
+    pub fn snapshot(mut self, snapshotter: impl Into<String>, key: impl Into<String>) -> Self {
+        self.record.snapshotter = snapshotter.into();
+        self.record.snapshot_key = key.into();
+        self
+    }
+
+    /// The runtime spec.
+    ///
+    /// # Errors
+    /// Internal when it can't be encoded.
+    pub fn spec(self, spec: &Spec) -> Result<Self> {
+        let value = gantry_oci::to_json(spec)?;
+        Ok(self.raw_spec(Any { type_url: gantry_oci::SPEC_TYPE_URL.to_owned(), value }))
+    }
+
+    /// The runtime spec as bytes, kept as they are.
+    #[must_use]
+    pub fn raw_spec(mut self, spec: Any) -> Self {
+        self.record.spec = Some(spec);
+        self
+    }
+
+    /// Adds an extension.
+    #[must_use]
+    pub fn extension(mut self, name: impl Into<String>, value: Any) -> Self {
+        self.record.extensions.insert(name.into(), value);
+        self
+    }
+
+    /// Makes the container.
+    ///
+    /// # Errors
+    /// AlreadyExists; InvalidArgument.
+    pub async fn create(self) -> Result<Container> {
+        let record = self.client.containers().create(&self.record).await?;
+        Ok(Container { client: self.client, record })
+    }
+}
+
+impl Container {
+    /// Id.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// The record as it was last read or written by this object.
+    pub fn record(&self) -> &ContainerRecord {
+        &self.record
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The runtime spec, parsed.
+    ///
+    /// # Errors
+    /// NotFound when there is none; InvalidArgument when it is not JSON of a spec.
+    pub fn spec(&self) -> Result<Spec> {
+        let missing = || Error::not_found(format!("spec of container {:?}", self.record.id));
+        let spec = self.record.spec.as_ref().ok_or_else(missing)?;
+        gantry_oci::from_json(&spec.value)
+    }
+
+    /// Sets labels; an empty value removes one. Returns all labels.
+    ///
+    /// # Errors
+    /// NotFound; InvalidArgument.
+    pub async fn set_labels(&mut self, new: &Labels) -> Result<&Labels> {
+        let mut changed = self.record.clone();
+        changed.labels.clone_from(new);
+        let mask = label_mask(new.keys()).paths;
+        self.record = self.client.containers().update(&changed, &mask).await?;
+        Ok(&self.record.labels)
+    }
+
+    /// Removes the container, which must not have a task, and with `with_snapshot` its root
+    /// filesystem.
+    ///
+    /// # Errors
+    /// FailedPrecondition while a task exists; NotFound.
+    pub async fn delete(&self, with_snapshot: bool) -> Result<()> {
+        match self.client.tasks().get(self.id()).await {
+            Ok(_) => {
+                let why = format!("container {:?}: its task must be deleted first", self.id());
+                return Err(Error::failed_precondition(why));
+            }
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e),
+        }
+        if with_snapshot && !self.record.snapshot_key.is_empty() {
+            let snapshots = self.client.snapshots(&self.record.snapshotter);
+            match snapshots.remove(&self.record.snapshot_key).await {
+                Err(e) if !e.is_not_found() => return Err(e),
+                _ => {}
+            }
+        }
+        self.client.containers().delete(self.id()).await
+    }
+}
+
+fn record(c: wire::Container) -> ContainerRecord {
+    let runtime = c.runtime.unwrap_or_default();
+    ContainerRecord {
+        id: c.id,
+        labels: labels(c.labels),
+        image: c.image,
+        runtime: Runtime { name: runtime.name, options: runtime.options.map(any) },
+        spec: c.spec.map(any),
+        snapshotter: c.snapshotter,
+        snapshot_key: c.snapshot_key,
+        extensions: c.extensions.into_iter().map(|(k, v)| (k, any(v))).collect(),
+        sandbox: c.sandbox,
+        created_at: time(c.created_at),
+        updated_at: time(c.updated_at),
+    }
+}
+
+fn wire_container(c: &ContainerRecord) -> wire::Container {
+    wire::Container {
+        id: c.id.clone(),
+        labels: label_map(&c.labels),
+        image: c.image.clone(),
+        runtime: Some(wire::container::Runtime {
+            name: c.runtime.name.clone(),
+            options: c.runtime.options.as_ref().map(any_out),
+        }),
+        spec: c.spec.as_ref().map(any_out),
+        snapshotter: c.snapshotter.clone(),
+        snapshot_key: c.snapshot_key.clone(),
+        created_at: None,
+        updated_at: None,
+        extensions: c.extensions.iter().map(|(k, v)| (k.clone(), any_out(v))).collect(),
+        sandbox: c.sandbox.clone(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Streams of messages and of bytes beside a transfer.
+//!
+//! Bytes are sent under a window that the receiver opens, so that a slow receiver is not run
+//! over: `Data` one way, `WindowUpdate` the other.
+
+use bytes::Bytes;
+use gantry_api::Payload;
+use gantry_api::containerd::services::streaming::v1::StreamInit;
+use gantry_api::containerd::services::streaming::v1::streaming_client::StreamingClient;
+use gantry_api::containerd::types::transfer::{Data, WindowUpdate};
+use gantry_errdefs::{Error, Result};
+use prost_types::Any;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::client::{Client, service};
+use crate::convert::status;
+
+/// Messages of one stream that may wait to be sent.
+const QUEUED_MAX: usize = 16;
+
+/// Largest piece of bytes in one message; what containerd's clients send.
+const DATA_SIZE_MAX: usize = 32 << 10;
+
+/// Bytes the sender may have under way; what containerd's clients allow.
+const WINDOW_SIZE: i32 = 64 << 10;
+
+/// A stream of messages, both ways.
+pub(crate) struct MessageStream {
+    id: String,
+    sender: mpsc::Sender<Any>,
+    receiver: Streaming<Any>,
+}
+
+impl MessageStream {
+    /// Opens a stream under a new id, which a transfer can then name.
+    pub(crate) async fn open(client: &Client, kind: &str) -> Result<Self> {
+        let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
+        let id = format!("{kind}-{random}");
+        let (sender, queue) = mpsc::channel(QUEUED_MAX);
+        let init = Any::pack(&StreamInit { id: id.clone() });
+        sender.try_send(init).expect("an empty queue takes a message");
+        let mut receiver = service!(client, StreamingClient)
+            .stream(client.request(ReceiverStream::new(queue)))
+            .await
+            .map_err(status)?
+            .into_inner();
+        // The answer says that the id is known from now on.
+        let opened = receiver.message().await.map_err(status)?;
+        if opened.is_none() {
+            return Err(Error::unavailable(format!("stream {id}: closed by the daemon")));
+        }
+        Ok(Self { id, sender, receiver })
+    }
+
+    /// The id, for naming the stream in a transfer.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The next message; None at the end.
+    pub(crate) async fn receive(&mut self) -> Result<Option<Any>> {
+        self.receiver.message().await.map_err(status)
+    }
+
+    /// Sends a message.
+    pub(crate) async fn send(&self, message: Any) -> Result<()> {
+        let closed = |_| Error::unavailable(format!("stream {}: closed by the daemon", self.id));
+        self.sender.send(message).await.map_err(closed)
+    }
+
+    /// Sends all that `reader` gives, then ends this side.
+    pub(crate) async fn send_bytes(mut self, reader: &mut (impl AsyncRead + Unpin)) -> Result<()> {
+        let mut window: i64 = 0;
+        let mut buffer = vec![0; DATA_SIZE_MAX];
+        loop {
+            while window <= 0 {
+                let Some(message) = self.receive().await? else {
+                    let why = format!("stream {}: closed before its end", self.id);
+                    return Err(Error::unavailable(why));
+                };
+                if let Some(update) = message.unpack::<WindowUpdate>()? {
+                    window += i64::from(update.update);
+                }
+            }
+            let room = usize::try_from(window).unwrap_or(DATA_SIZE_MAX).min(DATA_SIZE_MAX);
+            let count = reader
+                .read(&mut buffer[..room])
+                .await
+                .map_err(|e| Error::io("reading what is to be sent", e))?;
+            if count == 0 {
+                return Ok(());
+            }
+            window -= count as i64;
+            let data = Data { data: Bytes::copy_from_slice(&buffer[..count]) };
+            self.send(Any::pack(&data)).await?;
+        }
+    }
+
+    /// Writes all that comes to `writer`, until the other side ends; returns the byte count.
+    pub(crate) async fn receive_bytes(
+        mut self,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<u64> {
+        let mut total = 0;
+        let mut open = 0;
+        loop {
+            if open < WINDOW_SIZE / 2 {
+                let update = WINDOW_SIZE - open;
+                // After the last byte nobody may listen any more.
+                let _ = self.send(Any::pack(&WindowUpdate { update })).await;
+                open += update;
+            }
+            let Some(message) = self.receive().await? else { break };
+            let Some(data) = message.unpack::<Data>()? else { continue };
+            let io = |e| Error::io("writing what was received", e);
+            writer.write_all(&data.data).await.map_err(io)?;
+            total += data.data.len() as u64;
+            open -= i32::try_from(data.data.len()).unwrap_or(i32::MAX).min(open);
+        }
+        writer.flush().await.map_err(|e| Error::io("writing what was received", e))?;
+        Ok(total)
+    }
+}

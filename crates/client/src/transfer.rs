@@ -1,0 +1,358 @@
+//! Pull, push, tag, import and export by the daemon's transfer service.
+
+use std::collections::HashMap;
+
+use gantry_api::Payload;
+use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
+use gantry_api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
+use gantry_api::containerd::types::transfer as wire;
+use gantry_core::{Descriptor, Labels, Platform};
+use gantry_errdefs::Result;
+use prost::Name;
+use prost_types::Any;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::client::{handle, service};
+use crate::convert::{descriptor, label_map, platform_out, status};
+use crate::streams::MessageStream;
+
+handle! {
+    /// The transfer service. Daemons before 1.7 have none and answer Unimplemented.
+    Transfer, transfer
+}
+
+/// Name and password for a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User; empty when `secret` is a refresh token.
+    pub username: String,
+    /// Password or token.
+    pub secret: String,
+}
+
+/// How a registry is spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryOptions {
+    /// Uses HTTP without TLS.
+    pub plain_http: bool,
+    /// Directory with `hosts.toml` files, on the daemon's machine.
+    pub hosts_dir: String,
+    /// Credentials, handed out when the registry asks.
+    pub credentials: Option<Credentials>,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What is pulled, and what happens to it.
+#[derive(Clone, Debug)]
+pub struct PullOptions {
+    /// The full reference.
+    pub reference: String,
+    /// The registry.
+    pub registry: RegistryOptions,
+    /// Labels of the image record.
+    pub labels: Labels,
+    /// Platforms to fetch; empty for the daemon's own, see `all_platforms`.
+    pub platforms: Vec<Platform>,
+    /// Fetches every platform.
+    pub all_platforms: bool,
+    /// Fetches manifests and configs of every platform.
+    pub all_metadata: bool,
+    /// Snapshotter to unpack into; None fetches only.
+    pub unpack: Option<String>,
+}
+
+/// What is pushed.
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// The local image's name.
+    pub image: String,
+    /// The full reference to push to.
+    pub reference: String,
+    /// The registry.
+    pub registry: RegistryOptions,
+    /// Platforms to push; empty for all that are there.
+    pub platforms: Vec<Platform>,
+}
+
+/// A step of a transfer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What happens, such as `downloading`, `complete`, `extracting`.
+    pub event: String,
+    /// To what: a reference, or `layer (sha256:...)` and the like. Empty for the whole.
+    pub name: String,
+    /// Names of what it belongs to.
+    pub parents: Vec<String>,
+    /// Bytes done.
+    pub progress: i64,
+    /// Bytes in all; 0 when it is not known.
+    pub total: i64,
+    /// The content, when it is known.
+    pub descriptor: Option<Descriptor>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl PullOptions {
+    /// Pulls `reference` for the daemon's platform and unpacks it with overlayfs.
+    pub fn new(reference: impl Into<String>) -> Self {
+        Self {
+            reference: reference.into(),
+            registry: RegistryOptions::default(),
+            labels: Labels::new(),
+            platforms: Vec::new(),
+            all_platforms: false,
+            all_metadata: false,
+            unpack: Some("overlayfs".to_owned()),
+        }
+    }
+}
+
+impl Transfer {
+    /// Pulls an image and, unless told not to, unpacks it. `progress` is called for each step.
+    ///
+    /// # Errors
+    /// NotFound for a reference the registry does not have; Unimplemented from a daemon without
+    /// the service; the registry's refusals by class.
+    pub async fn pull(
+        &self,
+        options: PullOptions,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<()> {
+        let platforms: Vec<_> = match (options.all_platforms, options.platforms.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![platform_out(&gantry_core::platforms::default())],
+            (false, false) => options.platforms.iter().map(platform_out).collect(),
+        };
+        let unpacks = options
+            .unpack
+            .iter()
+            .flat_map(|snapshotter| unpack_for(snapshotter, &platforms))
+            .collect();
+        let store = wire::ImageStore {
+            name: options.reference.clone(),
+            labels: label_map(&options.labels),
+            platforms,
+            all_metadata: options.all_metadata,
+            unpacks,
+            ..wire::ImageStore::default()
+        };
+        let (source, auth) = self.registry(&options.reference, options.registry).await?;
+        self.run(&source, &store, auth, progress).await
+    }
+
+    /// Pushes an image. `progress` is called for each step.
+    ///
+    /// # Errors
+    /// NotFound for a missing image; the registry's refusals by class.
+    pub async fn push(
+        &self,
+        options: PushOptions,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<()> {
+        let store = wire::ImageStore {
+            name: options.image,
+            platforms: options.platforms.iter().map(platform_out).collect(),
+            ..wire::ImageStore::default()
+        };
+        let (registry, auth) = self.registry(&options.reference, options.registry).await?;
+        self.run(&store, &registry, auth, progress).await
+    }
+
+    /// Gives an image a second name.
+    ///
+    /// # Errors
+    /// NotFound; AlreadyExists unless `overwrite`.
+    pub async fn tag(&self, image: &str, name: &str, overwrite: bool) -> Result<()> {
+        let source = wire::ImageStore { name: image.to_owned(), ..wire::ImageStore::default() };
+        let reference = wire::ImageReference {
+            name: name.to_owned(),
+            allow_overwrite: overwrite,
+            ..wire::ImageReference::default()
+        };
+        let target = wire::ImageStore {
+            name: name.to_owned(),
+            extra_references: if overwrite { vec![reference] } else { Vec::new() },
+            ..wire::ImageStore::default()
+        };
+        self.run(&source, &target, None, |_| {}).await
+    }
+
+    /// Imports the images of an archive (OCI layout or Docker), read from `archive`.
+    ///
+    /// # Errors
+    /// InvalidArgument for what is no archive.
+    pub async fn import(
+        &self,
+        archive: &mut (impl AsyncRead + Unpin + Send),
+        unpack: Option<&str>,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<()> {
+        let platforms = vec![platform_out(&gantry_core::platforms::default())];
+        let unpacks =
+            unpack.iter().flat_map(|snapshotter| unpack_for(snapshotter, &platforms)).collect();
+        let store = wire::ImageStore { unpacks, ..wire::ImageStore::default() };
+        let bytes = MessageStream::open(&self.client, "import").await?;
+        let source =
+            wire::ImageImportStream { stream: bytes.id().to_owned(), ..Default::default() };
+        let transfer = self.run(&source, &store, None, progress);
+        // The transfer's own error says more than that of its stream.
+        let (done, sent) = tokio::join!(transfer, bytes.send_bytes(archive));
+        done.and(sent)
+    }
+
+    /// Writes images as an archive to `archive`; returns its size.
+    ///
+    /// # Errors
+    /// NotFound for a missing image.
+    pub async fn export(
+        &self,
+        images: &[String],
+        all_platforms: bool,
+        archive: &mut (impl AsyncWrite + Unpin + Send),
+    ) -> Result<u64> {
+        let reference =
+            |name: &String| wire::ImageReference { name: name.clone(), ..Default::default() };
+        let store = wire::ImageStore {
+            extra_references: images.iter().map(reference).collect(),
+            ..wire::ImageStore::default()
+        };
+        let bytes = MessageStream::open(&self.client, "export").await?;
+        let target = wire::ImageExportStream {
+            stream: bytes.id().to_owned(),
+            all_platforms,
+            ..wire::ImageExportStream::default()
+        };
+        let transfer = self.run(&store, &target, None, |_| {});
+        let (done, received) = tokio::join!(transfer, bytes.receive_bytes(archive));
+        done.and(received)
+    }
+
+    /// The registry end of a transfer, with a stream for credentials when there are any.
+    async fn registry(
+        &self,
+        reference: &str,
+        options: RegistryOptions,
+    ) -> Result<(wire::OciRegistry, Option<Auth>)> {
+        let auth = match options.credentials {
+            None => None,
+            Some(credentials) => {
+                let stream = MessageStream::open(&self.client, "auth").await?;
+                Some(Auth { stream, credentials })
+            }
+        };
+        let resolver = wire::RegistryResolver {
+            auth_stream: auth.as_ref().map(|a| a.stream.id().to_owned()).unwrap_or_default(),
+            headers: options.headers.into_iter().collect::<HashMap<_, _>>(),
+            host_dir: options.hosts_dir,
+            default_scheme: if options.plain_http { "http".to_owned() } else { String::new() },
+            ..wire::RegistryResolver::default()
+        };
+        let registry =
+            wire::OciRegistry { reference: reference.to_owned(), resolver: Some(resolver) };
+        Ok((registry, auth))
+    }
+
+    /// Runs a transfer, telling its progress and answering its questions meanwhile.
+    async fn run<S: Name, D: Name>(
+        &self,
+        source: &S,
+        destination: &D,
+        auth: Option<Auth>,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<()> {
+        let mut steps = MessageStream::open(&self.client, "progress").await?;
+        let options = TransferOptions { progress_stream: steps.id().to_owned() };
+        let request = TransferRequest {
+            source: Some(Any::pack(source)),
+            destination: Some(Any::pack(destination)),
+            options: Some(options),
+        };
+        let mut service = service!(self.client, TransferClient);
+        let call = service.transfer(self.client.request(request));
+        let follow = async {
+            while let Ok(Some(message)) = steps.receive().await {
+                if let Ok(Some(step)) = message.unpack::<wire::Progress>() {
+                    progress(step_of(step));
+                }
+            }
+            // No more steps; the call's answer ends the transfer.
+            std::future::pending::<()>().await;
+        };
+        let answer = async {
+            match auth {
+                Some(auth) => auth.serve().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = call => done.map(|_| ()).map_err(status),
+            () = follow => Ok(()),
+            () = answer => Ok(()),
+        }
+    }
+}
+
+/// The stream on which a registry's question for credentials comes.
+struct Auth {
+    stream: MessageStream,
+    credentials: Credentials,
+}
+
+impl Auth {
+    /// Answers every question; never returns.
+    async fn serve(mut self) {
+        while let Ok(Some(message)) = self.stream.receive().await {
+            if !matches!(message.unpack::<wire::AuthRequest>(), Ok(Some(_))) {
+                continue;
+            }
+            let kind = if self.credentials.username.is_empty() {
+                wire::AuthType::Refresh
+            } else {
+                wire::AuthType::Credentials
+            };
+            let answer = wire::AuthResponse {
+                auth_type: kind.into(),
+                secret: self.credentials.secret.clone(),
+                username: self.credentials.username.clone(),
+                expire_at: None,
+            };
+            if self.stream.send(Any::pack(&answer)).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// One unpack per platform; for every platform, that of this machine.
+fn unpack_for(
+    snapshotter: &str,
+    platforms: &[gantry_api::containerd::types::Platform],
+) -> Vec<wire::UnpackConfiguration> {
+    let own = [platform_out(&gantry_core::platforms::default())];
+    let wanted = if platforms.is_empty() { &own } else { platforms };
+    wanted
+        .iter()
+        .map(|p| wire::UnpackConfiguration {
+            platform: Some(p.clone()),
+            snapshotter: snapshotter.to_owned(),
+        })
+        .collect()
+}
+
+fn step_of(step: wire::Progress) -> Progress {
+    Progress {
+        event: step.event,
+        name: step.name,
+        parents: step.parents,
+        progress: step.progress,
+        total: step.total,
+        descriptor: step.desc.and_then(|d| descriptor(d).ok()),
+    }
+}
