@@ -461,8 +461,9 @@ async fn tasks_are_found_again_after_a_restart() {
     let f = Fixture::new();
     let shim = f.listen();
     let first = f.manager();
-    f.create(&first, "c1").await.expect("created");
-    drop(first);
+    let held = f.create(&first, "c1").await.expect("created");
+    first.close().await;
+    held.start("").await.expect_err("closed");
     let second = f.manager();
     // Not found yet perhaps, but never missing.
     let task = second.get(&f.namespace, "c1").await.expect("found");
@@ -487,11 +488,8 @@ async fn restart_cleans_up_the_dead_keeps_the_silent_and_ends_the_empty() {
     let empty = Listening::at(&empty_at, Arc::default());
     f.create(&first, "empty").await.expect("created");
 
-    // As if the daemon were gone: its manager must not see these deaths.
-    for shim in first.inner.table.all() {
-        shim.release();
-    }
-    drop(first);
+    // A manager that is closed does not see these deaths.
+    first.close().await;
     dead.die().await;
     silent.fake.frozen.store(true, Ordering::SeqCst);
     *empty.fake.created.lock().expect("created") = None;

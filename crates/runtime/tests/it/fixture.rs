@@ -1,0 +1,189 @@
+//! A private root, a manager on it, and a small root filesystem.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_core::{Any, Namespace};
+use gantry_events::{Envelope, Exchange, NoFields, Subscription};
+use gantry_mount::Mount;
+use gantry_runtime::plugin::{Runtime as _, Task};
+use gantry_runtime::{Config, CreateOptions, Deadlines, EventService, Io, Manager};
+use gantry_ttrpc::{Address, Server};
+use tokio::task::JoinHandle;
+
+use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc::EventsServer;
+
+/// Debian's shim, of containerd 1.6.
+pub(crate) const DEBIAN_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
+
+/// How long anything here may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Fixture {
+    dir: tempfile::TempDir,
+    pub(crate) exchange: Exchange,
+    pub(crate) namespace: Namespace,
+    events: JoinHandle<()>,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.events.abort();
+    }
+}
+
+impl Fixture {
+    /// Directories, the event socket, and a manager. Only one manager at a time has the events.
+    pub(crate) fn new() -> (Self, Manager) {
+        let dir = tempfile::tempdir().expect("dir");
+        let rootfs = dir.path().join("image");
+        std::fs::create_dir_all(rootfs.join("bin")).expect("made");
+        for name in ["proc", "dev", "tmp"] {
+            std::fs::create_dir(rootfs.join(name)).expect("made");
+        }
+        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static");
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin/sh")).expect("linked");
+        let exchange = Exchange::new(Arc::new(NoFields));
+        let manager = Manager::open(config(dir.path()), exchange.clone()).expect("opened");
+        let events = serve_events(dir.path(), &manager);
+        // Namespaces are part of runc's state path; a private one keeps runs apart.
+        let namespace = format!("it-{}", dir.path().file_name().expect("a name").to_string_lossy());
+        let namespace = Namespace::new(namespace.replace(".tmp", "")).expect("a name");
+        (Self { dir, exchange, namespace, events }, manager)
+    }
+
+    /// A daemon after a restart.
+    pub(crate) async fn restart(&mut self, manager: Manager) -> Manager {
+        self.events.abort();
+        manager.close().await;
+        let _ = std::fs::remove_file(self.path("events.sock"));
+        let manager =
+            Manager::open(config(self.dir.path()), self.exchange.clone()).expect("opened");
+        self.events = serve_events(self.dir.path(), &manager);
+        manager
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn subscribe(&self) -> Subscription {
+        let none: [&str; 0] = [];
+        self.exchange.subscribe(&none).expect("subscribed")
+    }
+
+    /// A task that runs `script` in busybox's shell; its output goes to the file `out`.
+    pub(crate) async fn create(
+        &self,
+        manager: &Manager,
+        id: &str,
+        script: &str,
+    ) -> gantry_errdefs::Result<Arc<dyn Task>> {
+        let spec = spec(id, script).to_string().into_bytes();
+        // Debian's shim dies of a file for one stream only.
+        let out = format!("file://{}", self.path("out").display());
+        let options = CreateOptions {
+            runtime: DEBIAN_SHIM.to_owned(),
+            spec: Any { type_url: "spec".into(), value: spec },
+            rootfs: vec![Mount::new(
+                "bind",
+                self.path("image").display().to_string(),
+                ["rbind", "rw"],
+            )],
+            io: Io { stdout: out.clone(), stderr: out, ..Io::default() },
+            ..CreateOptions::default()
+        };
+        manager.create(&self.namespace, id, options).await
+    }
+
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.path("state").join(self.namespace.as_str()).join(id)
+    }
+
+    /// Processes of this machine that belong to tasks here: their command line names our
+    /// namespace.
+    pub(crate) fn shims(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(self.namespace.as_str()) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// Whether anything is left of the task `id`.
+    pub(crate) fn assert_clean(&self, id: &str) {
+        assert!(!self.bundle(id).exists(), "bundle");
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let here = self.dir.path().display().to_string();
+        assert!(!mounts.contains(&here), "mounts below {here}");
+        let before = std::time::Instant::now();
+        while !self.shims().is_empty() {
+            assert!(before.elapsed() < PATIENCE, "shims {:?}", self.shims());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn serve_events(dir: &Path, manager: &Manager) -> JoinHandle<()> {
+    let address: Address =
+        format!("unix://{}", dir.join("events.sock").display()).parse().expect("an address");
+    let listener = address.listen().expect("listens");
+    let listener = tokio::net::UnixListener::from_std(listener).expect("tokio");
+    let service = EventsServer::new(Arc::new(EventService::new(manager.clone())));
+    let server = Server::builder().service(service).build();
+    tokio::spawn(async move { server.serve(listener, std::future::pending()).await })
+}
+
+fn config(dir: &Path) -> Config {
+    Config {
+        root: dir.join("root"),
+        state: dir.join("state"),
+        grpc_address: dir.join("grpc.sock").display().to_string(),
+        ttrpc_address: dir.join("events.sock").display().to_string(),
+        publish_binary: "/bin/true".into(),
+        shim_dir: None,
+        socket_dir: dir.join("s"),
+        version: "0.0.0".into(),
+        debug: false,
+        env: Vec::new(),
+        deadlines: Deadlines { cleanup: Duration::from_secs(20), ..Deadlines::default() },
+    }
+}
+
+fn spec(id: &str, script: &str) -> serde_json::Value {
+    serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/sh", "-c", script],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+        },
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "cgroupsPath": format!("/gantry-it/{id}"),
+            "namespaces": [
+                {"type": "pid"}, {"type": "ipc"}, {"type": "mount"}, {"type": "network"},
+            ],
+        },
+    })
+}
+
+/// Reads events until one of `topic` came, and returns it.
+pub(crate) async fn until(events: &mut Subscription, topic: &str) -> Arc<Envelope> {
+    let search = async {
+        loop {
+            let event = events.next().await.expect("a stream").expect("not too slow");
+            if event.topic == topic {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.expect("the event in time")
+}

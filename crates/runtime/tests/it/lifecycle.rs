@@ -1,0 +1,165 @@
+//! Whole lives of tasks under Debian's shim.
+
+use std::collections::HashMap;
+
+use gantry_api::containerd::events::{TaskDelete, TaskExit};
+use gantry_core::Any;
+use gantry_runtime::plugin::Runtime as _;
+use gantry_runtime::{ExecOptions, Status};
+use prost::Message as _;
+
+use crate::fixture::{Fixture, PATIENCE, until};
+
+const SIGKILL: u32 = 9;
+
+fn exit_of(event: &gantry_events::Envelope) -> TaskExit {
+    TaskExit::decode(event.event.value.as_slice()).expect("an exit")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_task_runs_and_is_deleted() {
+    let (f, manager) = Fixture::new();
+    let mut events = f.subscribe();
+    let task = f.create(&manager, "c1", "echo hello; exit 3").await.expect("created");
+    assert_eq!(task.state("").await.expect("a state").status, Status::Created);
+    let pid = task.pid().await.expect("a pid");
+    assert_eq!(task.start("").await.expect("started"), pid);
+    let exit = tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time");
+    assert_eq!(exit.expect("an exit").status, 3);
+    let state = task.state("").await.expect("a state");
+    assert_eq!((state.status, state.exit_status), (Status::Stopped, 3));
+    assert!(state.exited_at.is_some());
+    let exit = manager.delete(&f.namespace, "c1").await.expect("deleted");
+    assert_eq!((exit.status, exit.pid), (3, pid));
+    for topic in ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"] {
+        until(&mut events, topic).await;
+    }
+    let out = std::fs::read_to_string(f.path("out")).expect("output");
+    assert_eq!(out, "hello\n");
+    assert!(manager.get(&f.namespace, "c1").await.err().expect("gone").is_not_found());
+    f.assert_clean("c1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_exec_pause_pids_stats_and_kill() {
+    let (f, manager) = Fixture::new();
+    let task = f.create(&manager, "c2", "while :; do busybox sleep 1; done").await.expect("made");
+    task.start("").await.expect("started");
+
+    let process = serde_json::json!({
+        "user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"],
+        "args": ["/bin/sh", "-c", "exit 7"],
+    });
+    let spec = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+        value: process.to_string().into_bytes(),
+    };
+    let options = ExecOptions { spec: Some(spec), ..ExecOptions::default() };
+    task.exec("e1", options.clone()).await.expect("registered");
+    let again = task.exec("e1", options).await.expect_err("taken");
+    assert!(again.is_already_exists(), "{again}");
+    assert!(task.start("e1").await.expect("started") > 0);
+    let exit = tokio::time::timeout(PATIENCE, task.wait("e1")).await.expect("in time");
+    assert_eq!(exit.expect("an exit").status, 7);
+    assert_eq!(task.delete_process("e1").await.expect("deleted").status, 7);
+    assert!(task.state("e1").await.expect_err("gone").is_not_found());
+
+    task.pause().await.expect("paused");
+    assert_eq!(task.state("").await.expect("a state").status, Status::Paused);
+    task.resume().await.expect("resumed");
+    assert!(!task.pids().await.expect("pids").is_empty());
+    let stats = task.stats().await.expect("stats").expect("some");
+    assert!(stats.type_url.contains("cgroups"), "{}", stats.type_url);
+    let limits = serde_json::json!({"memory": {"limit": 64 << 20}}).to_string();
+    let limits = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+        value: limits.into_bytes(),
+    };
+    task.update(Some(limits), HashMap::new()).await.expect("updated");
+
+    let err = manager.delete(&f.namespace, "c2").await.expect_err("still runs");
+    assert!(err.text().contains("failed to delete task"), "{err}");
+    task.kill("", SIGKILL, true).await.expect("killed");
+    let exit = tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time");
+    assert_eq!(exit.expect("an exit").status, 137);
+    let late = task.kill("", SIGKILL, false).await.expect_err("finished");
+    assert!(late.is_not_found(), "{late}");
+    manager.delete(&f.namespace, "c2").await.expect("deleted");
+    f.assert_clean("c2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_restart_loses_nothing() {
+    let (mut f, manager) = Fixture::new();
+    let task = f.create(&manager, "c3", "busybox sleep 1; exit 5").await.expect("created");
+    task.start("").await.expect("started");
+    drop(task);
+    let manager = f.restart(manager).await;
+    let task = manager.get(&f.namespace, "c3").await.expect("found again");
+    let exit = tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time");
+    assert_eq!(exit.expect("an exit").status, 5);
+    drop(task);
+    // Ended, not deleted: it is still there after another restart.
+    let manager = f.restart(manager).await;
+    let task = manager.get(&f.namespace, "c3").await.expect("found again");
+    assert_eq!(task.state("").await.expect("a state").exit_status, 5);
+    manager.delete(&f.namespace, "c3").await.expect("deleted");
+    f.assert_clean("c3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_killed_shim_takes_its_task_along() {
+    let (f, manager) = Fixture::new();
+    let mut events = f.subscribe();
+    let task = f.create(&manager, "c4", "busybox sleep 1000").await.expect("created");
+    let pid = task.start("").await.expect("started");
+    let shims = f.shims();
+    assert_eq!(shims.len(), 1, "{shims:?}");
+    let shim = rustix::process::Pid::from_raw(shims[0]).expect("a pid");
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).expect("killed");
+    let exit = exit_of(&*until(&mut events, "/tasks/exit").await);
+    assert_eq!((exit.container_id.as_str(), exit.exit_status), ("c4", 137));
+    let delete = until(&mut events, "/tasks/delete").await;
+    let delete = TaskDelete::decode(delete.event.value.as_slice()).expect("a deletion");
+    assert_eq!(delete.container_id, "c4");
+    assert_eq!(task.wait("").await.expect("an exit").status, 137);
+    f.assert_clean("c4");
+    // Whoever adopted it may not have reaped it yet.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "the container still runs: {stat}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_what_cannot_run_leaves_nothing() {
+    let (f, manager) = Fixture::new();
+    std::fs::remove_file(f.path("image/bin/sh")).expect("removed");
+    let err = f.create(&manager, "c5", "true").await.err().expect("no shell");
+    assert!(err.is_unknown(), "{err:?}");
+    let text = err.text();
+    assert!(text.starts_with("failed to create shim task: OCI runtime create failed"), "{text}");
+    assert!(text.contains("/bin/sh"), "{text}");
+    f.assert_clean("c5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_a_frozen_shim_is_degraded_and_kept() {
+    let (mut f, manager) = Fixture::new();
+    let task = f.create(&manager, "c6", "busybox sleep 1000").await.expect("created");
+    task.start("").await.expect("started");
+    let shim = rustix::process::Pid::from_raw(f.shims()[0]).expect("a pid");
+    let signal = |signal| rustix::process::kill_process(shim, signal).expect("signalled");
+    signal(rustix::process::Signal::STOP);
+    assert!(task.state("").await.expect_err("frozen").is_deadline_exceeded());
+    assert!(task.is_degraded());
+    drop(task);
+    let manager = f.restart(manager).await;
+    manager.loaded().await;
+    let task = manager.get(&f.namespace, "c6").await.expect("kept");
+    assert!(task.is_degraded());
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(task.state("").await.expect("thawed").status, Status::Running);
+    task.kill("", SIGKILL, true).await.expect("killed");
+    tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time").expect("an exit");
+    manager.delete(&f.namespace, "c6").await.expect("deleted");
+    f.assert_clean("c6");
+}

@@ -1,0 +1,5 @@
+//! The manager over real shims and runc. Needs root, runc, busybox-static and Debian's
+//! containerd-shim-runc-v2.
+
+mod fixture;
+mod lifecycle;
