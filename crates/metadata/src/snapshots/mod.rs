@@ -290,6 +290,12 @@ impl Snapshots {
     }
 }
 
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshots").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// Takes the record of a snapshot out; the backend's goes into the trash. The caller has seen
 /// that there are no children.
 pub(crate) fn remove(

@@ -1,0 +1,14 @@
+//! The metadata store over an in-memory database and real backends.
+
+mod containers;
+mod content;
+mod gc;
+mod gc_model;
+mod images;
+mod layout;
+mod leases;
+mod namespaces;
+mod reconcile;
+mod sandboxes;
+mod snapshots;
+mod support;
