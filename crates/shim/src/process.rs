@@ -80,13 +80,21 @@ struct Inner {
     pidfd: Option<OwnedFd>,
     exit: Option<Exit>,
     io: Arc<Io>,
+    /// The client closed the input, perhaps before it was opened here.
+    input_closed: bool,
 }
 
 impl Process {
     /// A process that does not run yet.
     pub(crate) fn new(exec_id: String, streams: Streams, spec: Vec<u8>) -> Self {
-        let inner =
-            Inner { stage: Stage::Created, pid: 0, pidfd: None, exit: None, io: Arc::default() };
+        let inner = Inner {
+            stage: Stage::Created,
+            pid: 0,
+            pidfd: None,
+            exit: None,
+            io: Arc::default(),
+            input_closed: false,
+        };
         Self {
             exec_id,
             streams,
@@ -103,6 +111,9 @@ impl Process {
         let mut inner = self.lock();
         inner.pid = spawned.pid;
         inner.pidfd = spawned.pidfd;
+        if inner.input_closed {
+            io.close_stdin();
+        }
         inner.io = Arc::new(io);
         spawned.exited
     }
@@ -147,6 +158,14 @@ impl Process {
     /// Its exit, if it has ended.
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.lock().exit
+    }
+
+    /// Closes its input, now or as soon as there is one: a client with little to say is done
+    /// before the process exists.
+    pub(crate) fn close_stdin(&self) {
+        let mut inner = self.lock();
+        inner.input_closed = true;
+        inner.io.close_stdin();
     }
 
     /// Its streams.

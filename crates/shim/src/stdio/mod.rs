@@ -12,6 +12,9 @@
 //! - the shim holds a writing end of the input FIFO until `CloseIO`, so a client that detaches
 //!   does not end the input.
 //!
+//! Error output is never handed over: the runtime prints its own failures there before the process
+//! exists, and clients are not to see those as the process's words.
+//!
 //! The runtime changes the owner of a process's streams to its user, which for a handed-over FIFO
 //! is the client's file, and a security module may deny a labelled process a file of the host.
 //! So pipes and a copying task are used instead when: the FIFO does not belong to root, the

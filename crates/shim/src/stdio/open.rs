@@ -117,7 +117,10 @@ impl Opening<'_> {
                 };
                 (pick(&out, ends.0)?, pick(&err, ends.1)?)
             }
-            _ => (self.output(&out)?, self.output(&err)?),
+            _ => {
+                let hand_over = self.context.hand_over;
+                (self.output(&out, hand_over)?, self.output(&err, false)?)
+            }
         };
         Ok(ChildStdio { stdin, stdout, stderr })
     }
@@ -142,8 +145,7 @@ impl Opening<'_> {
         Ok(read)
     }
 
-    fn output(&mut self, target: &Target) -> Result<OwnedFd> {
-        let hand_over = self.context.hand_over;
+    fn output(&mut self, target: &Target, hand_over: bool) -> Result<OwnedFd> {
         if let Target::Path(path) = target
             && hand_over
             && fifo::stat(path)?.is_some_and(|stat| stat.st_uid == 0)

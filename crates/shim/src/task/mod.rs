@@ -199,7 +199,7 @@ impl Task for Shim {
     async fn close_io(&self, _: Context, r: api::CloseIoRequest) -> Result<()> {
         let (_, process) = self.process(&r.id, &r.exec_id)?;
         if r.stdin {
-            process.io().close_stdin();
+            process.close_stdin();
         }
         Ok(())
     }
