@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) content: Arc<dyn gantry_content::Store>,
     pub(crate) native: Arc<dyn Snapshotter>,
     recorder: Arc<Recorder>,
-    pub(crate) dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
         options.snapshotters.insert(SN.to_owned(), Arc::clone(&native));
         options.events = Arc::clone(&recorder) as Arc<dyn EventSink>;
         let db = Db::open(options).unwrap();
-        Self { db, store, content, native, recorder, dir }
+        Self { db, store, content, native, recorder, _dir: dir }
     }
 
     /// The events since the last call, as `namespace topic`.
