@@ -14,8 +14,14 @@ use tokio::task::JoinHandle;
 
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc::EventsServer;
 
-/// Debian's shim, of containerd 1.6.
-pub(crate) const DEBIAN_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
+/// Whose shim runs the tasks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shim {
+    /// Debian's, of containerd 1.6, by its path.
+    Debian,
+    /// Ours, by its runtime's name, as one that lies beside the daemon.
+    Ours,
+}
 
 /// How long anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +31,7 @@ pub(crate) struct Fixture {
     pub(crate) exchange: Exchange,
     pub(crate) namespace: Namespace,
     events: JoinHandle<()>,
+    shim: Shim,
 }
 
 impl Drop for Fixture {
@@ -35,7 +42,7 @@ impl Drop for Fixture {
 
 impl Fixture {
     /// Directories, the event socket, and a manager. Only one manager at a time has the events.
-    pub(crate) fn new() -> (Self, Manager) {
+    pub(crate) fn new(shim: Shim) -> (Self, Manager) {
         let dir = tempfile::tempdir().expect("dir");
         let rootfs = dir.path().join("image");
         std::fs::create_dir_all(rootfs.join("bin")).expect("made");
@@ -50,7 +57,7 @@ impl Fixture {
         // Namespaces are part of runc's state path; a private one keeps runs apart.
         let namespace = format!("it-{}", dir.path().file_name().expect("a name").to_string_lossy());
         let namespace = Namespace::new(namespace.replace(".tmp", "")).expect("a name");
-        (Self { dir, exchange, namespace, events }, manager)
+        (Self { dir, exchange, namespace, events, shim }, manager)
     }
 
     /// A daemon after a restart.
@@ -80,11 +87,15 @@ impl Fixture {
         id: &str,
         script: &str,
     ) -> gantry_errdefs::Result<Arc<dyn Task>> {
-        let spec = spec(id, script).to_string().into_bytes();
+        let cgroup = format!("{}-{id}", self.namespace);
+        let spec = spec(&cgroup, script).to_string().into_bytes();
         // Debian's shim dies of a file for one stream only.
         let out = format!("file://{}", self.path("out").display());
         let options = CreateOptions {
-            runtime: DEBIAN_SHIM.to_owned(),
+            runtime: match self.shim {
+                Shim::Debian => "/usr/bin/containerd-shim-runc-v2".to_owned(),
+                Shim::Ours => "io.containerd.runc.v2".to_owned(),
+            },
             spec: Any { type_url: "spec".into(), value: spec },
             rootfs: vec![Mount::new(
                 "bind",
@@ -146,7 +157,9 @@ fn config(dir: &Path) -> Config {
         grpc_address: dir.join("grpc.sock").display().to_string(),
         ttrpc_address: dir.join("events.sock").display().to_string(),
         publish_binary: "/bin/true".into(),
-        shim_dir: None,
+        shim_dir: gantry_testkit::built_program("containerd-shim-runc-v2")
+            .parent()
+            .map(Path::to_owned),
         socket_dir: dir.join("s"),
         version: "0.0.0".into(),
         debug: false,
@@ -155,7 +168,7 @@ fn config(dir: &Path) -> Config {
     }
 }
 
-fn spec(id: &str, script: &str) -> serde_json::Value {
+fn spec(cgroup: &str, script: &str) -> serde_json::Value {
     serde_json::json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -167,7 +180,7 @@ fn spec(id: &str, script: &str) -> serde_json::Value {
         "root": {"path": "rootfs"},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
-            "cgroupsPath": format!("/gantry-it/{id}"),
+            "cgroupsPath": format!("/{cgroup}"),
             "namespaces": [
                 {"type": "pid"}, {"type": "ipc"}, {"type": "mount"}, {"type": "network"},
             ],

@@ -1,4 +1,4 @@
-//! Whole lives of tasks under Debian's shim.
+//! Whole lives of tasks, each under Debian's shim and under ours.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use gantry_runtime::plugin::Runtime as _;
 use gantry_runtime::{ExecOptions, Status};
 use prost::Message as _;
 
-use crate::fixture::{Fixture, PATIENCE, until};
+use crate::fixture::{Fixture, PATIENCE, Shim, until};
 
 const SIGKILL: u32 = 9;
 
@@ -16,9 +16,8 @@ fn exit_of(event: &gantry_events::Envelope) -> TaskExit {
     TaskExit::decode(event.event.value.as_slice()).expect("an exit")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_a_task_runs_and_is_deleted() {
-    let (f, manager) = Fixture::new();
+async fn a_task_runs_and_is_deleted(shim: Shim) {
+    let (f, manager) = Fixture::new(shim);
     let mut events = f.subscribe();
     let task = f.create(&manager, "c1", "echo hello; exit 3").await.expect("created");
     assert_eq!(task.state("").await.expect("a state").status, Status::Created);
@@ -40,9 +39,8 @@ async fn root_a_task_runs_and_is_deleted() {
     f.assert_clean("c1");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_exec_pause_pids_stats_and_kill() {
-    let (f, manager) = Fixture::new();
+async fn exec_pause_pids_stats_and_kill(shim: Shim) {
+    let (f, manager) = Fixture::new(shim);
     let task = f.create(&manager, "c2", "while :; do busybox sleep 1; done").await.expect("made");
     task.start("").await.expect("started");
 
@@ -88,9 +86,8 @@ async fn root_exec_pause_pids_stats_and_kill() {
     f.assert_clean("c2");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_a_restart_loses_nothing() {
-    let (mut f, manager) = Fixture::new();
+async fn a_restart_loses_nothing(shim: Shim) {
+    let (mut f, manager) = Fixture::new(shim);
     let task = f.create(&manager, "c3", "busybox sleep 1; exit 5").await.expect("created");
     task.start("").await.expect("started");
     drop(task);
@@ -107,9 +104,8 @@ async fn root_a_restart_loses_nothing() {
     f.assert_clean("c3");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_a_killed_shim_takes_its_task_along() {
-    let (f, manager) = Fixture::new();
+async fn a_killed_shim_takes_its_task_along(shim: Shim) {
+    let (f, manager) = Fixture::new(shim);
     let mut events = f.subscribe();
     let task = f.create(&manager, "c4", "busybox sleep 1000").await.expect("created");
     let pid = task.start("").await.expect("started");
@@ -129,9 +125,8 @@ async fn root_a_killed_shim_takes_its_task_along() {
     assert!(stat.is_empty() || stat.contains(") Z "), "the container still runs: {stat}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_what_cannot_run_leaves_nothing() {
-    let (f, manager) = Fixture::new();
+async fn what_cannot_run_leaves_nothing(shim: Shim) {
+    let (f, manager) = Fixture::new(shim);
     std::fs::remove_file(f.path("image/bin/sh")).expect("removed");
     let err = f.create(&manager, "c5", "true").await.err().expect("no shell");
     assert!(err.is_unknown(), "{err:?}");
@@ -141,9 +136,8 @@ async fn root_what_cannot_run_leaves_nothing() {
     f.assert_clean("c5");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn root_a_frozen_shim_is_degraded_and_kept() {
-    let (mut f, manager) = Fixture::new();
+async fn a_frozen_shim_is_degraded_and_kept(shim: Shim) {
+    let (mut f, manager) = Fixture::new(shim);
     let task = f.create(&manager, "c6", "busybox sleep 1000").await.expect("created");
     task.start("").await.expect("started");
     let shim = rustix::process::Pid::from_raw(f.shims()[0]).expect("a pid");
@@ -162,4 +156,30 @@ async fn root_a_frozen_shim_is_degraded_and_kept() {
     tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time").expect("an exit");
     manager.delete(&f.namespace, "c6").await.expect("deleted");
     f.assert_clean("c6");
+}
+
+/// Makes two tests of each life.
+macro_rules! lives {
+    ($($name:ident => $debian:ident, $ours:ident;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $debian() {
+                $name(Shim::Debian).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $ours() {
+                $name(Shim::Ours).await;
+            }
+        )*
+    };
+}
+
+lives! {
+    a_task_runs_and_is_deleted => root_debian_a_task_runs_and_is_deleted, root_ours_a_task_runs_and_is_deleted;
+    exec_pause_pids_stats_and_kill => root_debian_exec_pause_pids_stats_and_kill, root_ours_exec_pause_pids_stats_and_kill;
+    a_restart_loses_nothing => root_debian_a_restart_loses_nothing, root_ours_a_restart_loses_nothing;
+    a_killed_shim_takes_its_task_along => root_debian_a_killed_shim_takes_its_task_along, root_ours_a_killed_shim_takes_its_task_along;
+    what_cannot_run_leaves_nothing => root_debian_what_cannot_run_leaves_nothing, root_ours_what_cannot_run_leaves_nothing;
+    a_frozen_shim_is_degraded_and_kept => root_debian_a_frozen_shim_is_degraded_and_kept, root_ours_a_frozen_shim_is_degraded_and_kept;
 }
