@@ -20,11 +20,11 @@
 //! What changes disk and record runs in a task of its own to its end, so a caller that goes away
 //! never leaves one without the other.
 
+mod reconcile;
 mod records;
 mod sync;
 mod trash;
 
-use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -110,19 +110,16 @@ impl<L: Layout> Engine<L> {
         sync_remove: bool,
     ) -> Result<Self> {
         let dirs = Dirs(root.join("snapshots"));
+        let records = Records::new(store, name);
+        if !dirs.0.exists() {
+            reconcile::check_unused(&layout, &records, &dirs)?;
+        }
         make_private(root)?;
         make_private(&dirs.0)?;
         let sync = TreeSync::open(&dirs.0)?;
         let trash = Arc::new(Trash::new(&dirs.0));
-        let shared = Shared {
-            layout,
-            dirs,
-            records: Records::new(store, name),
-            sync,
-            trash,
-            next_id: AtomicU64::new(1),
-            sync_remove,
-        };
+        let next_id = AtomicU64::new(1);
+        let shared = Shared { layout, dirs, records, sync, trash, next_id, sync_remove };
         shared.reconcile()?;
         Ok(Self(Arc::new(shared)))
     }
@@ -296,73 +293,6 @@ impl<L: Layout> Shared<L> {
         let what = || format!("sync {}", dir.display());
         self.sync.sync(&self.layout.tree(&dir), &dir, usage.inodes).context(what)?;
         Ok(usage)
-    }
-
-    /// The directories of snapshots, with their numbers.
-    fn list(&self) -> Result<Vec<(PathBuf, u64)>> {
-        let what = || self.dirs.0.display().to_string();
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&self.dirs.0).context(what)? {
-            let entry = entry.context(what)?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            match name.parse() {
-                Ok(id) => all.push((entry.path(), id)),
-                Err(_) if Trash::owns(&name) => {}
-                Err(_) => tracing::warn!(path = %entry.path().display(), "not ours, left alone"),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Makes disk and records agree: removes directories without a record, makes empty ones for
-    /// active snapshots that lost theirs, and reports what cannot be mended.
-    fn reconcile(&self) -> Result<()> {
-        let mut recorded = Vec::new();
-        self.records.walk(&mut |snapshot| {
-            recorded.push(snapshot);
-            Ok(())
-        })?;
-        let known: HashSet<u64> = recorded.iter().map(|s| s.id).collect();
-        let found = self.list()?;
-        let last = found.iter().map(|(_, id)| *id).chain(known.iter().copied()).max().unwrap_or(0);
-        self.next_id.store(last + 1, Ordering::Relaxed);
-        let floor = self.records.floor(last)?;
-        let mut on_disk = HashSet::new();
-        let mut strange = 0;
-        for (path, id) in found {
-            // The tree is the last that is made.
-            if known.contains(&id) && self.layout.tree(&path).exists() {
-                on_disk.insert(id);
-            } else if id <= floor {
-                strange += 1;
-            } else {
-                tracing::info!(path = %path.display(), "removing a snapshot half made or removed");
-                self.discard(id);
-            }
-        }
-        if strange > 0 {
-            let dir = self.dirs.0.display();
-            tracing::warn!(%dir, count = strange, "snapshots of another daemon are left alone");
-        }
-        for lost in recorded.into_iter().filter(|s| !on_disk.contains(&s.id)) {
-            self.restore(&lost)?;
-        }
-        self.trash.empty_soon()
-    }
-
-    fn restore(&self, lost: &Snapshot) -> Result<()> {
-        let (name, kind) = (&lost.info.name, lost.info.kind);
-        if kind == Kind::Committed {
-            tracing::error!(name, id = lost.id, "the directory of a committed snapshot is gone");
-            return Ok(());
-        }
-        if !self.layout.has_dir(kind, !lost.parents.is_empty()) {
-            return Ok(());
-        }
-        tracing::warn!(name, id = lost.id, "snapshot directory made again, empty");
-        self.make_dir(lost.id, lost.parents.first().copied(), &lost.info.labels)
-            .context(|| format!("snapshot {name:?}"))
     }
 }
 

@@ -75,14 +75,28 @@ impl Records {
                 Error::data_loss("the record of the snapshotter's first number is damaged")
             });
         }
-        // A thread of its own, because a blocking update must not run on an async one.
+        self.update_apart(move |txn| {
+            txn.put(&key, found.to_be_bytes());
+            Ok(found)
+        })
+    }
+
+    /// Removes records whose children are removed with them. Blocks.
+    pub(super) fn forget(&self, snapshots: Vec<Snapshot>) -> Result<()> {
+        let keys = self.keys.clone();
+        self.update_apart(move |txn| {
+            snapshots.iter().for_each(|snapshot| keys.delete(txn, snapshot));
+            Ok(())
+        })
+    }
+
+    /// A blocking update on a thread of its own, because it must not run on an async one.
+    fn update_apart<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         std::thread::scope(|scope| {
-            let update = scope.spawn(|| {
-                self.store.update_blocking(move |txn| {
-                    txn.put(&key, found.to_be_bytes());
-                    Ok(found)
-                })
-            });
+            let update = scope.spawn(|| self.store.update_blocking(write));
             update.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }

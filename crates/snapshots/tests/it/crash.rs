@@ -74,6 +74,53 @@ async fn between_sync_and_record_of_a_commit() {
 }
 
 #[tokio::test]
+async fn committed_without_directory_is_forgotten_with_what_is_on_top() {
+    let place = Place::new();
+    let sn = place.overlay();
+    // 1 <- 2 <- 3, 1 <- 4, and 5 <- 6 <- active 7.
+    for (name, parent) in [
+        ("1", None),
+        ("2", Some("1")),
+        ("3", Some("2")),
+        ("4", Some("1")),
+        ("5", None),
+        ("6", Some("5")),
+    ] {
+        testsuite::layer(&sn, name, parent).await.unwrap();
+    }
+    sn.prepare("7", Some("6"), Labels::new()).await.unwrap();
+    drop(sn);
+    for lost in ["2", "5"] {
+        fs::remove_dir_all(place.root().join("snapshots").join(lost)).unwrap();
+    }
+    let sn = place.overlay();
+    assert_eq!(names(&sn).await, ["1", "4", "5", "6", "7"]);
+    sn.cleanup().await.unwrap();
+    assert_eq!(place.dirs(), ["1", "4", "6", "7"]);
+    testsuite::layer(&sn, "2", Some("1")).await.unwrap();
+    sn.remove("7").await.unwrap();
+    drop(sn);
+    assert_eq!(names(&place.overlay()).await, ["1", "2", "4"]);
+}
+
+#[tokio::test]
+async fn missing_filesystem_changes_nothing() {
+    let place = Place::new();
+    let sn = place.overlay();
+    testsuite::layer(&sn, "one", None).await.unwrap();
+    drop(sn);
+    let snapshots = place.root().join("snapshots");
+    fs::rename(&snapshots, place.root().join("elsewhere")).unwrap();
+    for _ in 0..2 {
+        let store = std::sync::Arc::clone(&place.store);
+        let opened = gantry_snapshots::Overlayfs::open(place.root(), Default::default(), store);
+        assert!(opened.err().unwrap().is_data_loss());
+    }
+    fs::rename(place.root().join("elsewhere"), &snapshots).unwrap();
+    assert_eq!(names(&place.overlay()).await, ["one"]);
+}
+
+#[tokio::test]
 async fn numbers_are_not_used_twice() {
     let place = Place::new();
     let sn = place.overlay();
