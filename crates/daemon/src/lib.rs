@@ -12,6 +12,7 @@ pub mod args;
 mod catch_panic;
 mod client;
 pub mod config;
+mod connection;
 mod daemon;
 mod dirs;
 mod identity;

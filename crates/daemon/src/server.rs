@@ -16,10 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
 
 use crate::catch_panic::CatchPanicLayer;
+use crate::connection::Cuttable;
 
 /// How long calls in flight may take to end once the daemon stops. Waits and subscriptions never
 /// end by themselves, so this is what a stop costs when clients are connected.
 pub(crate) const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// How long cut connections may take to go.
+const CUT_MAX: Duration = Duration::from_secs(2);
 
 /// HTTP/2 streams of one connection: a client with a Wait per container needs as many.
 const STREAMS_PER_CONNECTION_MAX: u32 = 8192;
@@ -67,18 +71,25 @@ where
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(CatchPanicLayer)
         .add_routes(routes);
+    let cut = stop.clone();
+    let incoming = incoming.map(move |accepted| {
+        accepted.map(|io| Cuttable::new(io, stopped_and(cut.clone(), GRACE_MAX)))
+    });
     tokio::spawn(async move {
-        let serving =
-            server.serve_with_incoming_shutdown(incoming, stopped(stop.clone()));
-        let cut_off = async {
-            stopped(stop).await;
-            tokio::time::sleep(GRACE_MAX).await;
-        };
+        let serving = server.serve_with_incoming_shutdown(incoming, stopped(stop.clone()));
         tokio::select! {
             end = serving => end.map_err(|e| Error::internal(format!("grpc server: {e}"))),
-            () = cut_off => Ok(()),
+            () = stopped_and(stop, GRACE_MAX + CUT_MAX) => {
+                Err(Error::internal("grpc server: connections do not end"))
+            }
         }
     })
+}
+
+/// Resolves `later` than `stop` turned true.
+async fn stopped_and(stop: watch::Receiver<bool>, later: Duration) {
+    stopped(stop).await;
+    tokio::time::sleep(later).await;
 }
 
 /// Resolves when `stop` turns true or its sender is gone.

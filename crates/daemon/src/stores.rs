@@ -37,6 +37,8 @@ pub(crate) struct SnapshotterReport {
 #[derive(Debug)]
 pub(crate) struct Stores {
     pub(crate) db: Db,
+    /// The database below `db`; the last one to let go closes it.
+    pub(crate) database: Arc<RedbStore>,
     pub(crate) snapshotters: Vec<SnapshotterReport>,
 }
 
@@ -52,7 +54,8 @@ pub(crate) fn open(config: &Config, exchange: &Exchange) -> Result<Stores> {
     if config.plugins.metadata.no_sync {
         warn!("no_sync is ignored: every acknowledged change is made durable");
     }
-    let store: Arc<dyn Store> = Arc::new(RedbStore::open(&database, &Default::default())?);
+    let database = Arc::new(RedbStore::open(&database, &Default::default())?);
+    let store: Arc<dyn Store> = database.clone();
     let content = Arc::new(LocalStore::open(config.root.join(CONTENT_DIR))?);
     let mut options = Options::new(Arc::clone(&store), content);
     options.policy = match config.plugins.metadata.content_sharing_policy {
@@ -63,7 +66,7 @@ pub(crate) fn open(config: &Config, exchange: &Exchange) -> Result<Stores> {
     options.gc = gc_config(config);
     let mut reports = Vec::new();
     options.snapshotters = open_snapshotters(config, &store, &mut reports);
-    Ok(Stores { db: Db::open(options)?, snapshotters: reports })
+    Ok(Stores { db: Db::open(options)?, database, snapshotters: reports })
 }
 
 fn gc_config(config: &Config) -> GcConfig {

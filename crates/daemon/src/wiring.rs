@@ -1,6 +1,7 @@
 //! Which parts there are and who knows whom.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
@@ -11,11 +12,15 @@ use gantry_mount::TempRoot;
 use gantry_runtime::{EventService, Manager};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
+use gantry_store::RedbStore;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::config::{Config, MESSAGE_LEN_MAX};
 use crate::{identity, plugins, shims, stores};
+
+/// How often an ending daemon looks whether its database is still in use.
+const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 /// Everything that serves requests.
 #[derive(Debug)]
@@ -26,6 +31,7 @@ pub(crate) struct Parts {
     plugins: Arc<[Plugin]>,
     serving: watch::Receiver<bool>,
     db: Db,
+    database: Arc<RedbStore>,
     runtime: Manager,
     temp: TempRoot,
     sync_fs: bool,
@@ -61,6 +67,7 @@ impl Parts {
             plugins: plugins.into(),
             serving,
             db: stores.db,
+            database: stores.database,
             runtime,
             temp,
             sync_fs: config.plugins.diff.sync_fs,
@@ -72,8 +79,20 @@ impl Parts {
         self.db.gc().start();
     }
 
-    /// Ends background work.
-    pub(crate) async fn close(self) {}
+    /// Ends background work and closes the database. Resolves when nothing below the root is
+    /// open any more.
+    pub(crate) async fn close(self) {
+        let database = self.database;
+        drop((self.db, self.runtime));
+        // A collection or a task that is being deleted may still be at it.
+        while Arc::strong_count(&database) > 1 {
+            tokio::time::sleep(CLOSE_POLL).await;
+        }
+        // Closing writes out what is queued.
+        if let Err(e) = tokio::task::spawn_blocking(move || drop(database)).await {
+            tracing::warn!(error = %e, "while closing the database");
+        }
+    }
 }
 
 /// The ttrpc server for shims.

@@ -73,7 +73,8 @@ fn read_all(main: &Path, warnings: &mut Vec<String>) -> Result<Table> {
     let mut seen = BTreeSet::new();
     let mut queue = VecDeque::from([main.to_owned()]);
     while let Some(path) = queue.pop_front() {
-        if !seen.insert(path.clone()) {
+        // By its real name, so that files that import each other end.
+        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
             continue;
         }
         if seen.len() > FILES_MAX {
