@@ -139,9 +139,11 @@ impl Differ {
             source_date_epoch: request.source_date_epoch,
             ..DiffOptions::default()
         };
-        let diffed = self.diff_into(&ctx, left, right, options, &request).await?;
+        let diffed = self.diff_into(&ctx, left, right, options, &request).await;
         // From here on the blob is the caller's to keep, by a lease of theirs or a label.
-        own.release().await?;
+        let released = own.release().await;
+        let diffed = diffed?;
+        released?;
         let size = i64::try_from(diffed.size).unwrap_or(i64::MAX);
         Ok(Descriptor::new(media_type, diffed.digest, size))
     }

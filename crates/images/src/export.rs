@@ -70,11 +70,23 @@ pub async fn export(
         return Err(Error::invalid_argument("no images to export"));
     }
     let (ctx, own) = lease::ensure(db, ctx).await?;
+    let exported = export_held(db, &ctx, images, options, out).await;
+    let released = own.release().await;
+    exported.and(released)
+}
+
+async fn export_held(
+    db: &Db,
+    ctx: &Context,
+    images: &[ExportImage],
+    options: &ExportOptions,
+    out: impl AsyncWrite + Send + Unpin,
+) -> Result<()> {
     let content = db.content();
     let mut plan = Plan::default();
     let mut index = Vec::new();
     for image in images {
-        let manifests = plan.add(&content, &ctx, &image.target, options).await?;
+        let manifests = plan.add(&content, ctx, &image.target, options).await?;
         let mut target = image.target.clone();
         if let Some(name) = &image.name {
             target.annotations.insert(NAME.to_owned(), name.clone());
@@ -83,10 +95,10 @@ pub async fn export(
                 target.annotations.insert(REF_NAME.to_owned(), tag);
             }
         }
-        plan.name_for_docker(&content, &ctx, image, &manifests, options).await?;
+        plan.name_for_docker(&content, ctx, image, &manifests, options).await?;
         index.push(target);
     }
-    hold(db, &ctx, &plan).await?;
+    hold(db, ctx, &plan).await?;
     let index = Index {
         schema_version: 2,
         media_type: media_types::OCI_INDEX.to_owned(),
@@ -94,8 +106,7 @@ pub async fn export(
         annotations: BTreeMap::new(),
     };
     let mut archive = Archive { out };
-    archive.write(&content, &ctx, &plan, &index, options).await?;
-    own.release().await
+    archive.write(&content, ctx, &plan, &index, options).await
 }
 
 /// Puts what will be read under the lease, so that an image deleted meanwhile still exports.

@@ -73,12 +73,26 @@ pub async fn import(
     options: &ImportOptions,
 ) -> Result<Imported> {
     let (ctx, own) = lease::ensure(db, ctx).await?;
-    let archived = members::read(db, &ctx, reader).await?;
-    let index = index_of(db, &ctx, &archived).await?;
-    label_tree(db, &ctx, &index, options).await?;
-    let bytes = content::read_document(&db.content(), &ctx, &index).await?;
+    let imported = import_held(db, &ctx, reader, options).await;
+    let released = own.release().await;
+    let imported = imported?;
+    released.map(|()| imported)
+}
+
+async fn import_held(
+    db: &Db,
+    ctx: &Context,
+    reader: impl AsyncRead + Send + Unpin + 'static,
+    options: &ImportOptions,
+) -> Result<Imported> {
+    let archived = members::read(db, ctx, reader).await?;
+    let index = index_of(db, ctx, &archived).await?;
+    label_tree(db, ctx, &index, options).await?;
+    let bytes = content::read_document(&db.content(), ctx, &index).await?;
     let manifests = Index::parse(&index.digest, &bytes)?.manifests;
-    own.release().await?;
+    if manifests.is_empty() {
+        return Err(Error::invalid_argument("the archive names no image"));
+    }
     Ok(Imported { index, manifests })
 }
 

@@ -48,6 +48,7 @@ pub struct Unpacked {
 }
 
 /// Where the bytes of a layer come from.
+#[expect(clippy::large_enum_variant, reason = "made once a layer and moved twice")]
 pub enum LayerSource {
     /// The content store of the namespace.
     Blob(Descriptor),
@@ -113,7 +114,20 @@ impl Unpacker {
     ) -> Result<Unpacked> {
         let snapshots = self.db.snapshotter(snapshotter)?;
         let (ctx, own) = lease::ensure(&self.db, ctx).await?;
-        let config = read_config(&self.db.content(), &ctx, manifest).await?;
+        let unpacked = self.unpack_held(&ctx, target, manifest, &snapshots).await;
+        let released = own.release().await;
+        let unpacked = unpacked?;
+        released.map(|()| unpacked)
+    }
+
+    async fn unpack_held(
+        &self,
+        ctx: &Context,
+        target: Descriptor,
+        manifest: &Manifest,
+        snapshots: &Snapshots,
+    ) -> Result<Unpacked> {
+        let config = read_config(&self.db.content(), ctx, manifest).await?;
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
             return Err(Error::invalid_argument(format!(
@@ -126,7 +140,7 @@ impl Unpacker {
         let chain = chain_ids(diff_ids);
         let mut layers_unpacked = 0;
         // A name that is there stands for all below it.
-        let have = self.deepest(&ctx, &snapshots, &chain).await?;
+        let have = self.deepest(ctx, snapshots, &chain).await?;
         for (i, layer) in manifest.layers.iter().enumerate() {
             if i >= have {
                 let task = LayerTask {
@@ -136,16 +150,15 @@ impl Unpacker {
                     labels: inherited_labels(layer),
                 };
                 let source = LayerSource::Blob(layer.clone());
-                if self.unpack_layer(&ctx, snapshotter, task, source).await? {
+                if self.unpack_layer(ctx, snapshots.name(), task, source).await? {
                     layers_unpacked += 1;
                 }
             }
-            self.label_layer(&ctx, layer, &diff_ids[i]).await?;
+            self.label_layer(ctx, layer, &diff_ids[i]).await?;
         }
         if let Some(top) = chain.last() {
-            self.keep(&ctx, &manifest.config.digest, snapshotter, top).await?;
+            self.keep(ctx, &manifest.config.digest, snapshots.name(), top).await?;
         }
-        own.release().await?;
         Ok(Unpacked { manifest: target, chain_id: chain.last().cloned(), layers_unpacked })
     }
 
@@ -199,6 +212,15 @@ impl Unpacker {
         let done = crate::differ::joined(work.await);
         drop(caller_is_there);
         done
+    }
+
+    /// Waits until nobody unpacks these chain IDs, so that what a dropped [`Self::unpack_layer`]
+    /// still cleans up is gone.
+    pub(crate) async fn settle(&self, ctx: &Context, snapshotter: &str, chain: &[Digest]) {
+        for chain_id in chain {
+            let key = (ctx.namespace.to_string(), snapshotter.to_owned(), chain_id.clone());
+            drop(self.flights.enter(key).lock_owned().await);
+        }
     }
 
     /// How many layers, from the lowest, have their snapshots.

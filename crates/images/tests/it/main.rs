@@ -1,7 +1,10 @@
 //! Transfers between registries, the image store and archives.
 #![allow(clippy::unwrap_used)]
 
+mod archives;
 mod pull_faults;
 mod pulls;
 mod pushes;
 mod rig;
+mod support;
+mod unpack;
