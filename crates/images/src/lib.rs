@@ -24,7 +24,9 @@ mod unpack;
 pub use differ::{DiffRequest, Differ};
 pub use export::{ExportImage, ExportOptions, export};
 pub use import::{ImageNames, ImportOptions, Imported, import, store_images};
-pub use progress::{PENDING_UPDATES_MAX, Progress, ProgressReceiver, ProgressSink, Stage, progress_channel};
+pub use progress::{
+    PENDING_UPDATES_MAX, Progress, ProgressReceiver, ProgressSink, Stage, progress_channel,
+};
 pub use pull::{DOWNLOADS_MAX_DEFAULT, PullOptions, PulledImage};
 pub use push::{PushOptions, UPLOADS_MAX_DEFAULT};
 pub use read::resolve_manifest;

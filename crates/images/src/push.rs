@@ -48,22 +48,28 @@ impl Transfer {
     /// NotFound for the image, or for content that is not in the store (an index of which only
     /// some platforms were pulled: choose one); the classes of the registry with host and reason.
     pub async fn push(&self, ctx: &Context, options: PushOptions) -> Result<Descriptor> {
-        let PushOptions { image, reference, resolver, platform, progress } = options;
+        let (progress, reference) = (options.progress.clone(), options.reference.clone());
         progress.message(format!("Pushing to {reference}"));
         let (ctx, own) = lease::ensure(self.db(), ctx).await?;
-        let image = self.db().images().get(&ctx, &image).await?;
+        let pushed = self.push_leased(&ctx, options).await;
+        own.release().await?;
+        let pushed = pushed?;
+        progress.message(format!("Completed push to {reference}"));
+        Ok(pushed)
+    }
+
+    async fn push_leased(&self, ctx: &Context, options: PushOptions) -> Result<Descriptor> {
+        let PushOptions { image, reference, resolver, platform, progress } = options;
+        let image = self.db().images().get(ctx, &image).await?;
         let repository = resolver.repository(&reference).await?;
         let content = self.db().content();
         let top = match platform {
-            Some(matcher) => resolve_manifest(&content, &ctx, &image.target, &matcher).await?.0,
+            Some(matcher) => resolve_manifest(&content, ctx, &image.target, &matcher).await?.0,
             None => image.target.clone(),
         };
-        let push = Push { transfer: self, ctx: &ctx, repository: &repository, progress: &progress };
+        let push = Push { transfer: self, ctx, repository: &repository, progress: &progress };
         progress.send(Progress::named(Stage::PushingContent, &image.name));
-        let pushed = push.run(&top).await.context(|| format!("image {:?}", image.name));
-        own.release().await?;
-        pushed?;
-        progress.message(format!("Completed push to {reference}"));
+        push.run(&top).await.context(|| format!("image {:?}", image.name))?;
         Ok(top)
     }
 }

@@ -6,8 +6,9 @@
 //! from the page cache.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use gantry_core::image::{ImageConfig, Manifest, chain_ids};
 use gantry_core::{Context, Digest, Labels, Platform, media_types};
 use gantry_errdefs::{Error, Result};
@@ -22,6 +23,10 @@ use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::is_attestation;
 use crate::transfer::{StoreOptions, Transfer, UnpackTarget};
 use crate::unpack::{LayerSource, LayerTask};
+
+/// How long a failed pull waits for its unpacking to stop: it stops at the next bytes it reads
+/// and removes one directory tree.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One manifest being pulled.
 pub(super) struct ManifestPull<'a> {
@@ -73,8 +78,21 @@ impl ManifestPull<'_> {
         let unpacking = self.unpack_all(&plan, &parents, &mut downloads.wants, &downloads.done);
         let downloading = drain(&mut downloads.tasks);
         // A failed download ends the unpacking that waits for it, by ending the pull.
-        let (unpacked, ()) = tokio::try_join!(unpacking, downloading)?;
-        Ok(unpacked)
+        let outcome = tokio::try_join!(unpacking, downloading);
+        if outcome.is_err() {
+            drop(downloads);
+            self.settle(&plan).await;
+        }
+        outcome.map(|(unpacked, ())| unpacked)
+    }
+
+    /// Waits for unpacking that was stopped to clean up, so that a failed pull leaves nothing;
+    /// not for ever, since someone else may be unpacking the same layers.
+    async fn settle(&self, plan: &Plan<'_>) {
+        let each = plan.targets.iter().map(|target| {
+            self.transfer.unpacker().settle(self.ctx, target.snapshotter, &plan.chain)
+        });
+        let _ = tokio::time::timeout(SETTLE_TIMEOUT, join_all(each)).await;
     }
 
     /// Which snapshotters the image goes to, and from which layer on.

@@ -84,7 +84,7 @@ async fn missing_pieces_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_wrong_bytes_are_data_loss() {
-    let image = Image::builder().layers(1).build();
+    let image = Image::builder().layers(2).build();
     let manifest = image.manifest();
     for digest in [digest_in(&manifest["config"]), digest_in(&manifest["layers"][1])] {
         let (rig, stub) = (Rig::new(), StubRegistry::start());
@@ -99,13 +99,14 @@ async fn root_wrong_bytes_are_data_loss() {
         assert!(err.message().contains(digest.as_str()), "{err}");
         rig.assert_untouched().await;
         let ingests = rig.db.content().statuses(&rig.ctx, &[]).await.unwrap();
-        assert!(ingests.is_empty(), "wrong bytes are not kept to be resumed: {ingests:?}");
+        let kept = ingests.iter().any(|i| i.reference.ends_with(digest.as_str()));
+        assert!(!kept, "wrong bytes are not kept to be resumed: {ingests:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_wrong_sizes_and_empty_answers_are_errors() {
-    let image = Image::builder().layers(1).build();
+    let image = Image::builder().layers(2).build();
     let layer = digest_in(&image.manifest()["layers"][1]);
     let body = image.blob(&layer).to_vec();
     for wrong in [Vec::new(), body[..body.len() - 1].to_vec(), [body.clone(), vec![0]].concat()] {
@@ -201,7 +202,7 @@ async fn root_unknown_snapshotters_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn root_a_cancelled_pull_leaves_nothing_locked() {
     let (rig, stub) = (Rig::new(), StubRegistry::start());
-    let image = Image::builder().layers(2).build();
+    let image = Image::builder().layers(3).build();
     let reference = stub.serve_image(&image, "a/b", "v1");
     let slow = digest_in(&image.manifest()["layers"][2]);
     let path = format!("/v2/a/b/blobs/{slow}");
@@ -212,13 +213,8 @@ async fn root_a_cancelled_pull_leaves_nothing_locked() {
     let pull = rig.transfer.pull(&rig.ctx, options.clone());
     let patience = Duration::from_millis(500);
     assert!(tokio::time::timeout(patience, pull).await.is_err(), "the pull was to hang");
-    // The lease goes in the background; then the same pull works at once.
-    for _ in 0..100 {
-        if rig.db.leases().list(&rig.ctx, &[]).await.unwrap().is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // The rest goes in the background; then the same pull works at once.
+    rig.settle().await;
     rig.assert_untouched().await;
     reply.delay = Duration::ZERO;
     stub.reply(&path, reply);

@@ -107,7 +107,7 @@ async fn root_fetches_the_platforms_asked_for() {
     let stub = StubRegistry::start();
     let host = gantry_core::platforms::default();
     let ours = Image::builder().platform(&host.os, &host.architecture, &host.variant).build();
-    let other = Image::builder().platform("linux", "s390x", "").layers(2).build();
+    let other = Image::builder().platform("linux", "s390x", "").layers(3).build();
     let index = Image::index([other.clone(), ours.clone()]);
     let reference = stub.serve_image(&index, "multi/image", "v1");
     let has =

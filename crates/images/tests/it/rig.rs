@@ -17,7 +17,8 @@ use gantry_store::{MemStore, Store};
 use tempfile::TempDir;
 
 pub(crate) struct Rig {
-    pub(crate) dir: TempDir,
+    /// Kept for as long as the store is used.
+    _dir: TempDir,
     pub(crate) db: Db,
     pub(crate) transfer: Transfer,
     pub(crate) ctx: Context,
@@ -42,7 +43,7 @@ impl Rig {
         let transfer =
             Transfer::new(db.clone(), unpacker, Resolver::default(), TransferOptions::default());
         let ctx = Context::new(Namespace::new("test").unwrap());
-        Self { dir, db, transfer, ctx }
+        Self { _dir: dir, db, transfer, ctx }
     }
 
     /// Options that pull `reference` for the host's platform, unpacked to `snapshotters`.
@@ -67,6 +68,19 @@ impl Rig {
     pub(crate) async fn assert_nothing_left(&self) {
         let leases = self.db.leases().list(&self.ctx, &[]).await.unwrap();
         assert!(leases.is_empty(), "leases left: {leases:?}");
+    }
+
+    /// Waits for what a cancelled operation still cleans up.
+    pub(crate) async fn settle(&self) {
+        let snapshots = self.db.snapshotter("overlayfs").unwrap();
+        for _ in 0..250 {
+            let leases = self.db.leases().list(&self.ctx, &[]).await.unwrap();
+            let active = snapshots.list(&self.ctx, &["kind==active".to_owned()]).await.unwrap();
+            if leases.is_empty() && active.is_empty() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     /// Nothing at all came of an operation: no leases, images, snapshots, and after a collection
