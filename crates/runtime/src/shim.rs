@@ -44,7 +44,8 @@ pub(crate) struct Shim {
     pub(crate) program: PathBuf,
     pub(crate) sandbox_id: String,
     pub(crate) address: String,
-    pub(crate) published: Published,
+    /// Shared with whoever takes over after the connection broke.
+    pub(crate) published: Arc<Published>,
     /// Held while the task is being deleted.
     pub(crate) deleting: tokio::sync::Mutex<()>,
     connection: Client,
@@ -62,6 +63,7 @@ pub(crate) struct Shim {
 }
 
 /// Who a shim is.
+#[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) config: Arc<Config>,
     pub(crate) namespace: Namespace,
@@ -87,7 +89,7 @@ impl Shim {
             program: who.program,
             sandbox_id: who.sandbox_id,
             address: bootstrap.address.clone(),
-            published: Published::default(),
+            published: Arc::default(),
             deleting: tokio::sync::Mutex::default(),
             connection,
             speaks_v3: AtomicBool::new(bootstrap.version >= 3),
@@ -97,6 +99,24 @@ impl Shim {
             process: Mutex::default(),
             _log: log,
         }
+    }
+
+    /// Who it is, for connecting to it again.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            config: Arc::clone(&self.config),
+            namespace: self.namespace.clone(),
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            program: self.program.clone(),
+            sandbox_id: self.sandbox_id.clone(),
+        }
+    }
+
+    /// Breaks the connection.
+    #[cfg(test)]
+    pub(crate) fn cut(&self) {
+        self.connection.close();
     }
 
     /// The task service in the version that the shim speaks.

@@ -81,12 +81,8 @@ impl Manager {
 
     /// Lets go of all shims, which live on: for a daemon that stops without its process ending.
     /// Tasks taken from this manager fail with Unavailable from now on.
-    pub async fn close(&self) {
-        // A shim still being looked for would be held again afterwards.
-        self.loaded().await;
-        for shim in self.inner.table.all() {
-            shim.leave();
-        }
+    pub fn close(&self) {
+        self.inner.table.close();
     }
 
     /// What a shim program says of itself (`-info`): an encoded `containerd.types.RuntimeInfo`.

@@ -16,7 +16,7 @@ use crate::bundle::{Bundle, Found};
 use crate::events::{publish_delete, publish_exit};
 use crate::log::LogReader;
 use crate::names::RUNC_V2;
-use crate::shim::{Identity, Shim};
+use crate::shim::{Identity, Published, Shim};
 
 /// Shims asked at a time. One that hangs takes a place for its deadline, so there are many;
 /// asking costs a socket and a few messages.
@@ -66,7 +66,7 @@ impl Manager {
             }
         };
         let program = who.program.clone();
-        match self.find(who).await {
+        match self.find(who, &Arc::default()).await {
             Outcome::Lives(shim) => {
                 self.inner.table.set_ready(key.clone(), Arc::clone(&shim));
                 self.watch(&shim);
@@ -84,6 +84,26 @@ impl Manager {
                 self.clean_up_dead(key, &program, &bundle).await;
             }
         }
+    }
+
+    /// Connects again to a shim whose connection broke. False when it is gone, or no longer knows
+    /// the task.
+    pub(super) async fn take_over(&self, lost: &Arc<Shim>) -> bool {
+        let Outcome::Lives(shim) = self.find(lost.identity(), &lost.published).await else {
+            return false;
+        };
+        let one_at_a_time = lost.deleting.lock().await;
+        if lost.is_released() {
+            shim.leave();
+            return true;
+        }
+        tracing::warn!(id = shim.id, "connection to a shim broke: connected again");
+        // Whoever still holds the lost one must not delete through it.
+        lost.release();
+        self.inner.table.set_ready(Key::new(&shim.namespace, &shim.id), Arc::clone(&shim));
+        drop(one_at_a_time);
+        self.watch(&shim);
+        true
     }
 
     async fn identify(&self, key: &Key, bundle: Bundle) -> Result<Identity> {
@@ -104,7 +124,7 @@ impl Manager {
         })
     }
 
-    async fn find(&self, who: Identity) -> Outcome {
+    async fn find(&self, who: Identity, published: &Arc<Published>) -> Outcome {
         let path = who.bundle.path.clone();
         let connected = blocking(move || Bootstrap::load(&path))
             .await
@@ -117,7 +137,9 @@ impl Manager {
         let log = LogReader::open(&who.bundle.log(), &who.id)
             .inspect_err(|err| tracing::warn!(id = who.id, %err, "log of a shim"))
             .ok();
-        let shim = Arc::new(Shim::new(who, &bootstrap, connection, log));
+        let mut shim = Shim::new(who, &bootstrap, connection, log);
+        shim.published = Arc::clone(published);
+        let shim = Arc::new(shim);
         let deadline = self.inner.config.deadlines.load;
         let asked = async {
             shim.connect(deadline).await?;

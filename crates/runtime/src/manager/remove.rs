@@ -60,12 +60,15 @@ impl Manager {
         }
     }
 
-    /// Cleans up when the shim dies, for as long as it is the daemon's.
+    /// Cleans up when the shim dies, for as long as it is the daemon's. A broken connection alone
+    /// is no death: who still listens is connected to again.
     pub(super) fn watch(&self, shim: &Arc<Shim>) {
         let (manager, shim) = (self.clone(), Arc::clone(shim));
         tokio::spawn(async move {
             shim.died().await;
-            manager.bury(&shim).await;
+            if !shim.is_released() && !manager.take_over(&shim).await {
+                manager.bury(&shim).await;
+            }
         });
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Table {
 struct State {
     entries: HashMap<Key, Entry>,
     buried: VecDeque<Key>,
+    /// Set when the daemon stops: no shim is held any more.
+    closed: bool,
 }
 
 impl Table {
@@ -87,9 +89,24 @@ impl Table {
         }
     }
 
-    /// Makes the task seen.
+    /// Makes the task seen, unless the table is closed.
     pub(super) fn set_ready(&self, key: Key, shim: Arc<Shim>) {
-        self.state().entries.insert(key, Entry::Ready(shim));
+        let mut state = self.state();
+        if state.closed {
+            shim.leave();
+        }
+        state.entries.insert(key, Entry::Ready(shim));
+    }
+
+    /// Lets go of all shims, also of those that are still being started or found.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        for entry in state.entries.values() {
+            if let Entry::Ready(shim) = entry {
+                shim.leave();
+            }
+        }
     }
 
     /// Gives the key free again.

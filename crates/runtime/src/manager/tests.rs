@@ -409,6 +409,27 @@ async fn the_death_of_a_shim_is_published_once_and_cleaned_up() {
 }
 
 #[tokio::test]
+async fn a_cut_connection_is_not_a_death() {
+    let f = Fixture::new();
+    let (shim, manager, mut events) = (f.listen(), f.manager(), f.events());
+    f.create(&manager, "c1").await.expect("created");
+    let key = Key::new(&f.namespace, "c1");
+    let before = manager.inner.table.ready(&key).expect("ready");
+    before.cut();
+    let mut after = Arc::clone(&before);
+    while Arc::ptr_eq(&before, &after) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        after = manager.inner.table.ready(&key).expect("never missing");
+    }
+    assert_eq!(Task::state(&*after, "").await.expect("a state").pid, 42);
+    assert!(f.bundle("c1").exists());
+    assert!(!f.read("log").contains("delete"));
+    // The next death is a real one.
+    shim.die().await;
+    assert_eq!(read_death(&mut events, "c1").await, 137);
+}
+
+#[tokio::test]
 async fn an_exit_that_the_shim_published_is_not_repeated() {
     let f = Fixture::new();
     let (shim, manager, mut events) = (f.listen(), f.manager(), f.events());
@@ -462,7 +483,7 @@ async fn tasks_are_found_again_after_a_restart() {
     let shim = f.listen();
     let first = f.manager();
     let held = f.create(&first, "c1").await.expect("created");
-    first.close().await;
+    first.close();
     held.start("").await.expect_err("closed");
     let second = f.manager();
     // Not found yet perhaps, but never missing.
@@ -489,7 +510,7 @@ async fn restart_cleans_up_the_dead_keeps_the_silent_and_ends_the_empty() {
     f.create(&first, "empty").await.expect("created");
 
     // A manager that is closed does not see these deaths.
-    first.close().await;
+    first.close();
     dead.die().await;
     silent.fake.frozen.store(true, Ordering::SeqCst);
     *empty.fake.created.lock().expect("created") = None;

@@ -63,7 +63,7 @@ impl Fixture {
     /// A daemon after a restart.
     pub(crate) async fn restart(&mut self, manager: Manager) -> Manager {
         self.events.abort();
-        manager.close().await;
+        manager.close();
         let _ = std::fs::remove_file(self.path("events.sock"));
         let manager =
             Manager::open(config(self.dir.path()), self.exchange.clone()).expect("opened");
