@@ -1,5 +1,6 @@
 //! The directory of blobs.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,10 +16,15 @@ use crate::Info;
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512];
 
+/// Name of the list of blobs that are not ours.
+const FOREIGN: &str = "foreign";
+
 /// `blobs/<algorithm>/<hex>`.
 #[derive(Debug)]
 pub(super) struct Blobs {
     dir: PathBuf,
+    /// Blobs that were here before us. They can be read, but are neither walked nor deleted.
+    foreign: HashSet<Digest>,
     /// Renames whose directory is not synced yet.
     unsynced: AtomicU64,
 }
@@ -38,7 +44,25 @@ impl Blobs {
         // Names of directories have to be durable before blobs in them are.
         durable::sync_dir(&dir).context(|| dir.display().to_string())?;
         durable::sync_dir(root).context(|| root.display().to_string())?;
-        Ok(Self { dir, unsynced: AtomicU64::new(0) })
+        let mut blobs = Self { dir, foreign: HashSet::new(), unsynced: AtomicU64::new(0) };
+        blobs.foreign = blobs.load_foreign(&root.join(FOREIGN))?;
+        Ok(blobs)
+    }
+
+    /// The list of blobs that are not ours, made at the first start.
+    fn load_foreign(&self, path: &Path) -> Result<HashSet<Digest>> {
+        let what = || path.display().to_string();
+        if let Some(text) = durable::read_optional(path).context(what)? {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            return text.lines().map(|line| line.parse::<Digest>().context(what)).collect();
+        }
+        let found: Vec<Digest> = self.list()?.into_iter().map(|info| info.digest).collect();
+        if !found.is_empty() {
+            tracing::warn!(count = found.len(), "blobs of another daemon are left alone");
+        }
+        let text: String = found.iter().map(|digest| format!("{digest}\n")).collect();
+        durable::write_atomic(path, text.as_bytes(), 0o600).context(what)?;
+        Ok(found.into_iter().collect())
     }
 
     pub(super) fn info(&self, digest: &Digest) -> Result<Info> {
@@ -53,6 +77,9 @@ impl Blobs {
     /// The removal is not synced: a blob that a power cut brings back is garbage like any other,
     /// and goes with the next collection.
     pub(super) fn delete(&self, digest: &Digest) -> Result<()> {
+        if self.foreign.contains(digest) {
+            return self.info(digest).map(drop);
+        }
         fs::remove_file(self.path(digest)).map_err(|e| blob_error(digest, e))
     }
 
@@ -68,6 +95,9 @@ impl Blobs {
                     tracing::warn!(path = %entry.path().display(), "not a blob, ignored");
                     continue;
                 };
+                if self.foreign.contains(&digest) {
+                    continue;
+                }
                 match entry.metadata() {
                     Ok(meta) => all.push(info(digest, &meta)?),
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -9,8 +9,11 @@
 //!     total                      expected size, decimal; missing when unknown
 //!     data                       the bytes so far
 //! ingest/.<anything>             an ingest being removed
+//! foreign                        digests of blobs that were here at the first start, one a line
 //! ```
-//! It is containerd's, so a host can change to us and back in place.
+//! It is containerd's, so a host can change to us and back in place. What containerd left is
+//! therefore not ours to collect: blobs in `foreign` are found and read like any other, but not
+//! walked, and deleting one leaves the file. An empty file `foreign` hands them over.
 //!
 //! # Order on disk
 //! An ingest is made with `data` last and lost with `data` first, so a directory without `data` or

@@ -104,6 +104,35 @@ async fn another_total_is_refused() {
 }
 
 #[tokio::test]
+async fn blobs_of_another_daemon_are_read_but_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = Digest::of(b"theirs");
+    let file = dir.path().join("blobs/sha256").join(theirs.hex());
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "theirs").unwrap();
+    for _ in 0..2 {
+        let store = LocalStore::open(dir.path()).unwrap();
+        assert_eq!(get(&store, &theirs).await.unwrap(), &b"theirs"[..]);
+        let ours = put(&store, "r", b"ours").await.unwrap();
+        let mut seen = Vec::new();
+        let mut see = |info: Info| {
+            seen.push(info.digest);
+            Ok(())
+        };
+        store.walk(&mut see).await.unwrap();
+        assert_eq!(seen, std::slice::from_ref(&ours));
+        store.delete(&theirs).await.unwrap();
+        assert!(put(&store, "r", b"theirs").await.unwrap_err().is_already_exists());
+        store.delete(&ours).await.unwrap();
+        assert!(file.exists());
+    }
+    fs::write(dir.path().join("foreign"), "").unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    store.delete(&theirs).await.unwrap();
+    assert!(!file.exists());
+}
+
+#[tokio::test]
 async fn failed_rename_keeps_the_ingest() {
     let (dir, store) = store();
     let blobs = dir.path().join("blobs/sha256");
