@@ -2,13 +2,16 @@
 
 use std::fs;
 
-use gantry_testkit::{DaemonKind, Image, Layer, Reply, StubRegistry};
+use gantry_testkit::{Image, Layer, Reply, StubRegistry};
 
 use crate::rig::{Client, Rig};
 
-fn rig() -> Rig {
-    Rig::new(DaemonKind::Gantryd, Client::Ctr)
-}
+gantryd_scenarios!(
+    archives_that_escape_are_refused,
+    a_layer_that_is_not_its_digest_is_refused,
+    garbage_manifests_are_refused,
+    truncated_archives_are_refused,
+);
 
 /// Nothing that a failed pull or import began may stay.
 fn assert_nothing_left(rig: &Rig) {
@@ -19,9 +22,7 @@ fn assert_nothing_left(rig: &Rig) {
     rig.daemon.assert_clean();
 }
 
-#[test]
-fn root_archives_that_escape_are_refused() {
-    let rig = rig();
+fn archives_that_escape_are_refused(rig: &mut Rig) {
     let victim = rig.scratch("victim");
     fs::create_dir(&victim).unwrap();
     let outside = victim.to_str().unwrap();
@@ -44,29 +45,27 @@ fn root_archives_that_escape_are_refused() {
         assert!(fs::read_dir(&victim).unwrap().next().is_none(), "{what} wrote outside");
         assert!(!std::path::Path::new("/tmp/gantry-escape").exists(), "{what} wrote outside");
         if out.code != 0 {
-            assert!(out.stderr.starts_with("ctr: "), "{what}: {}", out.stderr);
+            assert!(out.stderr.contains("layer entry"), "{what}: {}", out.stderr);
         }
         rig.client.run(["images", "rm", "--sync", "docker.io/library/attack:1"]);
     }
-    assert_nothing_left(&rig);
+    assert_nothing_left(rig);
 }
 
-#[test]
-fn root_a_layer_that_is_not_its_diff_id_is_refused() {
-    let rig = rig();
+fn a_layer_that_is_not_its_digest_is_refused(rig: &mut Rig) {
     let image = Image::builder().layer(Layer::new().file("a", 0o644, "a")).build();
     let stub = StubRegistry::start();
     let reference = stub.serve_image(&image, "bad", "1");
     let layer = image.manifest()["layers"][1]["digest"].as_str().unwrap().to_owned();
     stub.reply(&format!("/v2/bad/blobs/{layer}"), Reply::ok("application/octet-stream", "garbage"));
     let error = rig.client.fail(["images", "pull", "--plain-http", &reference]);
-    assert!(error.contains(&layer) || error.contains("size"), "{error}");
-    assert_nothing_left(&rig);
+    // ctr fetches by itself and says less.
+    let named = if rig.kind() == Client::Gantry { layer.as_str() } else { "failed to" };
+    assert!(error.contains(named), "{error}");
+    assert_nothing_left(rig);
 }
 
-#[test]
-fn root_garbage_manifests_are_refused() {
-    let rig = rig();
+fn garbage_manifests_are_refused(rig: &mut Rig) {
     let stub = StubRegistry::start();
     let manifest = "application/vnd.oci.image.manifest.v1+json";
     for (n, body) in ["", "{", "[]", "null", "{\"layers\": 7}", "\u{0}\u{1}"].iter().enumerate() {
@@ -76,12 +75,10 @@ fn root_garbage_manifests_are_refused() {
         let error = rig.client.fail(["images", "pull", "--plain-http", &reference]);
         assert!(!error.trim().is_empty());
     }
-    assert_nothing_left(&rig);
+    assert_nothing_left(rig);
 }
 
-#[test]
-fn root_truncated_archives_are_refused() {
-    let rig = rig();
+fn truncated_archives_are_refused(rig: &mut Rig) {
     let path = rig.scratch("whole.tar");
     Image::busybox().write_oci_tar(&path, "docker.io/library/cut:1");
     let whole = fs::read(&path).unwrap();
@@ -91,5 +88,5 @@ fn root_truncated_archives_are_refused() {
         let out = rig.client.run(["images", "import", cut.to_str().unwrap()]);
         assert_ne!(out.code, 0, "{part} % of an archive is not an archive");
     }
-    assert_nothing_left(&rig);
+    assert_nothing_left(rig);
 }

@@ -43,7 +43,6 @@ impl Rig {
     }
 
     /// Which client this is.
-    #[allow(dead_code, reason = "for scenarios that differ by client")]
     pub fn kind(&self) -> Client {
         self.kind
     }
