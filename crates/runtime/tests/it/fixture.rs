@@ -62,9 +62,19 @@ impl Fixture {
 
     /// A daemon after a restart.
     pub(crate) async fn restart(&mut self, manager: Manager) -> Manager {
+        self.stop(manager);
+        self.start()
+    }
+
+    /// The daemon stops; shims live on.
+    pub(crate) fn stop(&self, manager: Manager) {
         self.events.abort();
         manager.close();
         let _ = std::fs::remove_file(self.path("events.sock"));
+    }
+
+    /// The daemon starts again.
+    pub(crate) fn start(&mut self) -> Manager {
         let manager =
             Manager::open(config(self.dir.path()), self.exchange.clone()).expect("opened");
         self.events = serve_events(self.dir.path(), &manager);

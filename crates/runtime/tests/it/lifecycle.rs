@@ -158,6 +158,35 @@ async fn a_frozen_shim_is_degraded_and_kept(shim: Shim) {
     f.assert_clean("c6");
 }
 
+async fn an_exit_while_the_daemon_is_down_is_kept(shim: Shim) {
+    let (mut f, manager) = Fixture::new(shim);
+    let mut events = f.subscribe();
+    let task = f.create(&manager, "c7", "busybox sleep 0.5; exit 9").await.expect("created");
+    let pid = task.start("").await.expect("started");
+    drop(task);
+    f.stop(manager);
+    let proc = std::path::PathBuf::from(format!("/proc/{pid}"));
+    while proc.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let ended = std::time::SystemTime::now();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let manager = f.start();
+    let task = manager.get(&f.namespace, "c7").await.expect("found");
+    let state = task.state("").await.expect("a state");
+    assert_eq!((state.status, state.exit_status), (Status::Stopped, 9));
+    let exited_at = state.exited_at.expect("a time");
+    let off = ended.duration_since(exited_at).unwrap_or_default();
+    assert!(exited_at <= ended && off < std::time::Duration::from_millis(500), "{off:?}");
+    if matches!(shim, Shim::Ours) {
+        // Debian's gives its event up after a while; ours keeps it for the next daemon.
+        let exit = exit_of(&*until(&mut events, "/tasks/exit").await);
+        assert_eq!((exit.container_id.as_str(), exit.exit_status), ("c7", 9));
+    }
+    manager.delete(&f.namespace, "c7").await.expect("deleted");
+    f.assert_clean("c7");
+}
+
 /// Makes two tests of each life.
 macro_rules! lives {
     ($($name:ident => $debian:ident, $ours:ident;)*) => {
@@ -182,4 +211,5 @@ lives! {
     a_killed_shim_takes_its_task_along => root_debian_a_killed_shim_takes_its_task_along, root_ours_a_killed_shim_takes_its_task_along;
     what_cannot_run_leaves_nothing => root_debian_what_cannot_run_leaves_nothing, root_ours_what_cannot_run_leaves_nothing;
     a_frozen_shim_is_degraded_and_kept => root_debian_a_frozen_shim_is_degraded_and_kept, root_ours_a_frozen_shim_is_degraded_and_kept;
+    an_exit_while_the_daemon_is_down_is_kept => root_debian_an_exit_while_the_daemon_is_down_is_kept, root_ours_an_exit_while_the_daemon_is_down_is_kept;
 }
