@@ -5,6 +5,7 @@
 mod crash;
 mod model;
 mod overlay;
+mod power;
 mod suite;
 
 use std::path::Path;
