@@ -68,15 +68,17 @@ pub(crate) fn start(args: &Args) -> Result<Vec<u8>> {
     let dir = request.socket_dir.as_deref();
     let path = socket::path(dir, &request.address, &request.namespace, group);
     let address = format!("unix://{}", path.display());
-    if let Taken::Ours(listener) = socket::take(&path)? {
+    let taken = socket::take(&path)?;
+    // The serving process looks here for the name of its socket, and daemons before 1.7 after a
+    // restart.
+    std::fs::write("address", &address).context(|| "address")?;
+    if let Taken::Ours(listener) = taken {
         if let Err(err) = launch(&request, listener) {
             // Nobody will ever listen on it.
             let _ = std::fs::remove_file(&path);
             return Err(err);
         }
     }
-    // Daemons before 1.7 look here after a restart.
-    std::fs::write("address", &address).context(|| "address")?;
     Ok(answer(request.form, &address))
 }
 
