@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use bytes::Bytes;
-use gantry_content::{LocalStore, Store, testsuite};
+use gantry_content::{LocalStore, testsuite};
 use gantry_core::Digest;
 use gantry_mount::{Mount, UnmountFlags, mount, unmount_all};
 use tempfile::TempDir;
