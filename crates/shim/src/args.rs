@@ -122,7 +122,7 @@ mod tests {
         assert!(parse("-novelty start").is_ok());
         assert!(parse("-id").expect_err("no value").is_invalid_argument());
         assert!(parse("explode").expect_err("no such action").is_invalid_argument());
-        assert_eq!(parse("-debug=false delete").expect("parses").debug, false);
+        assert!(!parse("-debug=false delete").expect("parses").debug);
         assert_eq!(parse("-v").expect("parses").action, Some(Action::Version));
     }
 }

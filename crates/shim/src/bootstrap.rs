@@ -72,12 +72,12 @@ pub(crate) fn start(args: &Args) -> Result<Vec<u8>> {
     // The serving process looks here for the name of its socket, and daemons before 1.7 after a
     // restart.
     std::fs::write("address", &address).context(|| "address")?;
-    if let Taken::Ours(listener) = taken {
-        if let Err(err) = launch(&request, listener) {
-            // Nobody will ever listen on it.
-            let _ = std::fs::remove_file(&path);
-            return Err(err);
-        }
+    if let Taken::Ours(listener) = taken
+        && let Err(err) = launch(&request, listener)
+    {
+        // Nobody will ever listen on it.
+        let _ = std::fs::remove_file(&path);
+        return Err(err);
     }
     Ok(answer(request.form, &address))
 }

@@ -50,8 +50,9 @@ impl Cgroup {
             Some((fields.next()?, fields.next()?.trim_start_matches('/')))
         });
         if unified {
-            let path = lines.filter(|(controllers, _)| controllers.is_empty()).map(|(_, p)| p);
-            return Self::V2(root.join(path.last().unwrap_or_default()));
+            let mut lines = lines;
+            let own = lines.find(|(controllers, _)| controllers.is_empty());
+            return Self::V2(root.join(own.map_or("", |(_, path)| path)));
         }
         let mut all = Vec::new();
         for (controllers, path) in lines.filter(|(controllers, _)| !controllers.is_empty()) {

@@ -36,8 +36,7 @@ pub(super) fn last_error(path: &Path, mark: u64) -> Option<String> {
 fn last_error_in(text: &[u8]) -> Option<String> {
     text.split(|b| *b == b'\n')
         .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
-        .filter(|line| line.level == "error" && !line.msg.is_empty())
-        .next_back()
+        .rfind(|line| line.level == "error" && !line.msg.is_empty())
         .map(|line| clip(line.msg.trim()))
 }
 

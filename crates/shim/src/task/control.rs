@@ -67,11 +67,9 @@ impl Shim {
     pub(super) async fn update_task(&self, request: &api::UpdateTaskRequest) -> Result<()> {
         let container = self.container(&request.id)?;
         let _changes = container.changes.lock().await;
-        match container.init.stage() {
-            stage @ (Stage::Stopped | Stage::Deleted) => {
-                return Err(wrong_stage("update", stage, "container"));
-            }
-            _ => {}
+        let stage = container.init.stage();
+        if matches!(stage, Stage::Stopped | Stage::Deleted) {
+            return Err(wrong_stage("update", stage, "container"));
         }
         let resources = request.resources.as_ref().map_or(&b"{}"[..], |any| &any.value);
         container.engine.update(&request.id, resources).await

@@ -78,8 +78,7 @@ impl Received {
     }
 
     pub(crate) async fn until(&self, topic: &str) {
-        let what = format!("{topic}");
-        eventually(&what, || self.topics().iter().any(|t| t == topic).then_some(())).await;
+        eventually(topic, || self.topics().iter().any(|t| t == topic).then_some(())).await;
     }
 }
 
