@@ -30,5 +30,5 @@ pub use progress::{
 pub use pull::{DOWNLOADS_MAX_DEFAULT, PullOptions, PulledImage};
 pub use push::{PushOptions, UPLOADS_MAX_DEFAULT};
 pub use read::resolve_manifest;
-pub use transfer::{StoreOptions, Transfer, TransferOptions, UnpackTarget};
+pub use transfer::{ImageReference, StoreOptions, Transfer, TransferOptions, UnpackTarget};
 pub use unpack::{LayerSource, LayerTask, Unpacked, Unpacker};

@@ -1,16 +1,22 @@
 //! The transfer of images between registries, the image store and archives.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use gantry_core::platforms::Matcher;
-use gantry_core::{Context, Descriptor, Labels, Platform};
+use gantry_core::{Context, Descriptor, Digest, Labels, Platform};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Db, Image, ImageUpdate};
 use gantry_registry::Resolver;
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::export::{self, ExportImage, ExportOptions};
+use crate::import::{self, ImportOptions, NAME, REF_NAME};
+use crate::lease;
 use crate::progress::{Progress, ProgressSink, Stage};
 use crate::pull::DOWNLOADS_MAX_DEFAULT;
 use crate::push::UPLOADS_MAX_DEFAULT;
+use crate::read::resolve_manifest;
 use crate::unpack::Unpacker;
 
 /// How often an image record is written again because someone else created or deleted it between.
@@ -59,8 +65,8 @@ pub struct StoreOptions {
     pub all_metadata: bool,
     /// How many manifests of an index at most, best first; 0 for no bound.
     pub manifest_limit: usize,
-    /// Further names for the same image.
-    pub extra_names: Vec<String>,
+    /// Further names; what they mean depends on where the image comes from.
+    pub extra_references: Vec<ImageReference>,
     /// Where to unpack it.
     pub unpacks: Vec<UnpackTarget>,
 }
@@ -75,6 +81,21 @@ impl StoreOptions {
     pub fn matcher(&self) -> Matcher {
         if self.platforms.is_empty() { Matcher::all() } else { Matcher::ordered(&self.platforms) }
     }
+}
+
+/// A name for images, or a rule that makes names for the images of an archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageReference {
+    /// The name, or the prefix.
+    pub name: String,
+    /// `name` is a prefix for images of an archive that are named by a bare tag.
+    pub is_prefix: bool,
+    /// With a prefix: take images whose full name has another prefix too.
+    pub allow_overwrite: bool,
+    /// Name by digest: `name@digest`.
+    pub add_digest: bool,
+    /// Name by digest only what the archive gives no name.
+    pub skip_named_digest: bool,
 }
 
 /// A snapshotter to unpack an image to.
@@ -114,8 +135,8 @@ impl Transfer {
         &self.options
     }
 
-    /// Gives the image `source` the name `store.name` (and `store.extra_names`) with
-    /// `store.labels`, replacing images of those names.
+    /// Gives the image `source` the name `store.name` (and those of `store.extra_references` that
+    /// are no prefixes) with `store.labels`, replacing images of those names.
     ///
     /// # Errors
     /// NotFound for the source; InvalidArgument for a bad name or label.
@@ -128,6 +149,118 @@ impl Transfer {
     ) -> Result<Vec<Image>> {
         let image = self.db.images().get(ctx, source).await?;
         self.store_image(ctx, store, &image.target, progress).await
+    }
+
+    /// Imports the images of an archive, in any compression, and unpacks them where asked. The
+    /// archive as a whole is named `store.name` if that is not empty; each of its images by its
+    /// annotations and the prefixes of `store.extra_references`.
+    ///
+    /// # Errors
+    /// NotFound when nothing of the archive gets a name; else as [`crate::import()`] and
+    /// unpacking.
+    pub async fn import(
+        &self,
+        ctx: &Context,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        store: &StoreOptions,
+        progress: &ProgressSink,
+    ) -> Result<Vec<Image>> {
+        progress.message("Importing");
+        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let imported = self.import_leased(&ctx, reader, store, progress).await;
+        own.release().await?;
+        let images = imported?;
+        progress.message("Completed import");
+        Ok(images)
+    }
+
+    async fn import_leased(
+        &self,
+        ctx: &Context,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        store: &StoreOptions,
+        progress: &ProgressSink,
+    ) -> Result<Vec<Image>> {
+        let options = ImportOptions { platforms: store.matcher(), ..ImportOptions::default() };
+        let imported = import::import(&self.db, ctx, reader, &options).await?;
+        let mut named: Vec<(String, Descriptor)> = Vec::new();
+        if !store.name.is_empty() {
+            named.extend(plain_names(store, &imported.index).map(|n| (n, imported.index.clone())));
+        }
+        for manifest in imported.manifests {
+            let names = archived_names(&store.extra_references, &manifest);
+            // How the archive named it is in the name now.
+            let target = Descriptor { platform: None, annotations: BTreeMap::new(), ..manifest };
+            named.extend(names.into_iter().map(|name| (name, target.clone())));
+        }
+        if named.is_empty() {
+            return Err(Error::not_found("the archive: no image name found in it or asked for"));
+        }
+        let mut unpacked: Vec<&Digest> = Vec::new();
+        for (_, target) in &named {
+            if !unpacked.contains(&&target.digest) {
+                self.unpack_stored(ctx, target, &store.unpacks).await?;
+                unpacked.push(&target.digest);
+            }
+        }
+        let mut images = Vec::new();
+        for (name, target) in &named {
+            images.push(self.save(ctx, store, name.clone(), target, progress).await?);
+        }
+        Ok(images)
+    }
+
+    /// Unpacks an image whose content is in the store; platforms it does not have are passed by.
+    async fn unpack_stored(
+        &self,
+        ctx: &Context,
+        target: &Descriptor,
+        unpacks: &[UnpackTarget],
+    ) -> Result<()> {
+        let content = self.db.content();
+        for to in unpacks {
+            match resolve_manifest(&content, ctx, target, &to.matcher).await {
+                Ok((found, manifest)) => {
+                    let unpacker = &self.unpacker;
+                    unpacker.unpack_manifest(ctx, found, &manifest, &to.snapshotter).await?;
+                }
+                Err(e) if e.is_not_found() => {
+                    tracing::debug!(image = %target.digest, platforms = %to.matcher,
+                        "nothing to unpack for these platforms");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the images `source.name` and `source.extra_references` to an archive.
+    ///
+    /// # Errors
+    /// NotFound for an image or its content; Unimplemented for prefixes; else as
+    /// [`crate::export()`].
+    pub async fn export(
+        &self,
+        ctx: &Context,
+        source: &StoreOptions,
+        options: &ExportOptions,
+        out: impl AsyncWrite + Send + Unpin,
+        progress: &ProgressSink,
+    ) -> Result<()> {
+        progress.message("Exporting");
+        let mut images = Vec::new();
+        let first = std::iter::once(&source.name).filter(|n| !n.is_empty());
+        if let Some(prefix) = source.extra_references.iter().find(|r| r.is_prefix) {
+            let text = format!("export of all images with the prefix {:?}", prefix.name);
+            return Err(Error::unimplemented(text));
+        }
+        for name in first.chain(source.extra_references.iter().map(|r| &r.name)) {
+            let image = self.db.images().get(ctx, name).await?;
+            images.push(ExportImage { name: Some(image.name), target: image.target });
+        }
+        export::export(&self.db, ctx, &images, options, out).await?;
+        progress.message("Completed export");
+        Ok(())
     }
 
     /// Creates or replaces the image records of `store` with the target `top`; in the order of
@@ -145,14 +278,26 @@ impl Transfer {
         let mut images = Vec::new();
         // What an index says of a manifest is no part of the image itself.
         let target = Descriptor { platform: None, ..top.clone() };
-        for name in std::iter::once(&store.name).chain(&store.extra_names) {
-            let image = Image { labels: store.labels.clone(), ..Image::new(name, target.clone()) };
-            let image = self.create_or_update(ctx, image).await?;
-            let saved = Progress::named(Stage::Saved, name);
-            progress.send(Progress { descriptor: Some(target.clone()), ..saved });
-            images.push(image);
+        for name in plain_names(store, &target) {
+            images.push(self.save(ctx, store, name, &target, progress).await?);
         }
         Ok(images)
+    }
+
+    /// Creates or replaces one image record.
+    async fn save(
+        &self,
+        ctx: &Context,
+        store: &StoreOptions,
+        name: String,
+        target: &Descriptor,
+        progress: &ProgressSink,
+    ) -> Result<Image> {
+        let image = Image { labels: store.labels.clone(), ..Image::new(&name, target.clone()) };
+        let image = self.create_or_update(ctx, image).await?;
+        let saved = Progress::named(Stage::Saved, name);
+        progress.send(Progress { descriptor: Some(target.clone()), ..saved });
+        Ok(image)
     }
 
     async fn create_or_update(&self, ctx: &Context, image: Image) -> Result<Image> {
@@ -175,3 +320,59 @@ impl Transfer {
         Err(Error::aborted(format!("image {:?}: it keeps coming and going", image.name)))
     }
 }
+
+/// The names of `store` that stand by themselves, for the image `target`.
+fn plain_names<'a>(
+    store: &'a StoreOptions,
+    target: &'a Descriptor,
+) -> impl Iterator<Item = String> + 'a {
+    let first = std::iter::once(store.name.clone()).filter(|n| !n.is_empty());
+    let plain = store.extra_references.iter().filter(|r| !r.is_prefix);
+    first.chain(plain.map(|r| match r.add_digest {
+        true => format!("{}@{}", r.name, target.digest),
+        false => r.name.clone(),
+    }))
+}
+
+/// The names that an image of an archive gets by its annotations, under the prefixes given.
+fn archived_names(references: &[ImageReference], target: &Descriptor) -> Vec<String> {
+    let mut names = Vec::new();
+    for prefix in references.iter().filter(|r| r.is_prefix) {
+        let name = archived_name(prefix, target);
+        let named = name.is_some();
+        names.extend(name);
+        if prefix.add_digest && !(named && prefix.skip_named_digest) {
+            names.push(format!("{}@{}", prefix.name, target.digest));
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The name that annotations give under one prefix.
+fn archived_name(prefix: &ImageReference, target: &Descriptor) -> Option<String> {
+    let annotation = |key: &str| target.annotations.get(key).filter(|v| !v.is_empty());
+    if let Some(full) = annotation(NAME) {
+        return Some(full.clone());
+    }
+    let name = annotation(REF_NAME)?;
+    if prefix.name.is_empty() {
+        None
+    } else if !name.contains(['/', ':', '@']) {
+        Some(format!("{}:{name}", prefix.name))
+    } else if prefix.allow_overwrite || is_under(name, &prefix.name) {
+        Some(name.clone())
+    } else {
+        None
+    }
+}
+
+/// Whether the name is the prefix, or goes on after it where a part of a name ends.
+fn is_under(name: &str, prefix: &str) -> bool {
+    let rest = name.strip_prefix(prefix);
+    rest.is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@']))
+}
+
+#[cfg(test)]
+mod tests;

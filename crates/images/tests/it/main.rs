@@ -6,5 +6,6 @@ mod pull_faults;
 mod pulls;
 mod pushes;
 mod rig;
+mod streams;
 mod support;
 mod unpack;
