@@ -20,6 +20,7 @@
 //! What changes disk and record runs in a task of its own to its end, so a caller that goes away
 //! never leaves one without the other.
 
+mod codec;
 mod reconcile;
 mod records;
 mod sync;

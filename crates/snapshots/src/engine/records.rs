@@ -1,7 +1,7 @@
 //! Snapshot records in the database.
 //!
 //! ```text
-//! snapshotter/<snapshotter>/snapshot/<name>          the record, protobuf [`Record`]
+//! snapshotter/<snapshotter>/snapshot/<name>          the record, protobuf ([`super::codec`])
 //! snapshotter/<snapshotter>/child/<parent>/<name>    empty; one for each child
 //! snapshotter/<snapshotter>/floor                    see [`Records::floor`]; u64, big endian
 //! ```
@@ -10,13 +10,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gantry_core::{Labels, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_store::{Key, KvRead, Store, StoreExt as _, Txn};
-use prost::Message as _;
 
+use super::codec::{decode, encode};
 use crate::{CommitOptions, Info, Kind, Usage};
 
 /// A snapshot as recorded.
@@ -362,90 +362,4 @@ fn merge(labels: &mut Labels, mut new: Labels, fields: &[Option<String>]) {
             _ => _ = labels.remove(field),
         }
     }
-}
-
-/// The value of a record. Fields are added, never renumbered.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Record {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(enumeration = "RecordKind", tag = "2")]
-    kind: i32,
-    #[prost(string, optional, tag = "3")]
-    parent: Option<String>,
-    /// Nearest first.
-    #[prost(uint64, repeated, tag = "4")]
-    parents: Vec<u64>,
-    #[prost(btree_map = "string, string", tag = "5")]
-    labels: Labels,
-    /// Nanoseconds since 1970.
-    #[prost(uint64, tag = "6")]
-    created: u64,
-    /// Nanoseconds since 1970.
-    #[prost(uint64, tag = "7")]
-    updated: u64,
-    #[prost(uint64, tag = "8")]
-    inodes: u64,
-    #[prost(uint64, tag = "9")]
-    size: u64,
-}
-
-/// As in containerd's API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-enum RecordKind {
-    Unknown = 0,
-    View = 1,
-    Active = 2,
-    Committed = 3,
-}
-
-fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let info = &snapshot.info;
-    let kind = match info.kind {
-        Kind::View => RecordKind::View,
-        Kind::Active => RecordKind::Active,
-        Kind::Committed => RecordKind::Committed,
-    };
-    Record {
-        id: snapshot.id,
-        kind: kind.into(),
-        parent: info.parent.clone(),
-        parents: snapshot.parents.clone(),
-        labels: info.labels.clone(),
-        created: to_nanos(info.created),
-        updated: to_nanos(info.updated),
-        inodes: snapshot.usage.inodes,
-        size: snapshot.usage.size,
-    }
-    .encode_to_vec()
-}
-
-fn decode(name: String, value: &[u8]) -> Result<Snapshot> {
-    let damaged = || Error::data_loss(format!("record of snapshot {name:?} is damaged"));
-    let record = Record::decode(value).map_err(|e| damaged().with_source(e))?;
-    let kind = match record.kind() {
-        RecordKind::View => Kind::View,
-        RecordKind::Active => Kind::Active,
-        RecordKind::Committed => Kind::Committed,
-        RecordKind::Unknown => return Err(damaged()),
-    };
-    Ok(Snapshot {
-        info: Info {
-            kind,
-            name,
-            parent: record.parent,
-            labels: record.labels,
-            created: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.created),
-            updated: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.updated),
-        },
-        id: record.id,
-        parents: record.parents,
-        usage: Usage { inodes: record.inodes, size: record.size },
-    })
-}
-
-fn to_nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
