@@ -18,6 +18,9 @@ const SHIM_FILE: &str = "shim-binary-path";
 /// The pod whose shim hosts the task.
 const SANDBOX_FILE: &str = "sandbox";
 
+/// There once the shim has deleted the task: its end has been published.
+const DELETED_FILE: &str = "deleted";
+
 /// A bundle on disk and the directory that it keeps over a reboot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bundle {
@@ -199,6 +202,21 @@ impl Bundle {
     /// The pod whose shim hosts the task; empty for none.
     pub(crate) fn sandbox(&self) -> String {
         self.read(SANDBOX_FILE).unwrap_or_default()
+    }
+
+    /// Remembers that the task is deleted and its end published, should the daemon die before the
+    /// bundle is removed.
+    ///
+    /// # Errors
+    /// The class of the I/O error.
+    pub(crate) fn mark_deleted(&self) -> Result<()> {
+        self.write(DELETED_FILE, b"")
+    }
+
+    /// Whether the end of a task that was created here is still to be published.
+    pub(crate) fn has_unpublished_task(&self) -> bool {
+        // runc's pid file is there once a task has been created.
+        self.path.join("init.pid").exists() && !self.path.join(DELETED_FILE).exists()
     }
 
     /// Removes the socket of the shim that was started here, if nobody listens there any more.

@@ -22,6 +22,7 @@
 //!     shim-binary-path            the shim program
 //!     bootstrap.json              {"version", "address", "protocol"} of the running shim
 //!     address                     the same of shims before 2.0, which write it themselves
+//!     deleted                     there once the shim has deleted the task
 //!     sandbox                     id of the pod that the task joined, if any
 //! <state>/<namespace>/.<id>/      a bundle being removed
 //! <root>/<namespace>/<id>/        what the shim wants to keep over a reboot

@@ -172,12 +172,19 @@ impl Manager {
     /// Undoes a task that could not be created.
     async fn abandon(&self, shim: &Arc<Shim>) {
         shim.release();
-        let cleanup = self.inner.config.deadlines.cleanup;
-        // What failed half way is often gone already.
-        if let Err(err) = shim.delete("", cleanup).await {
+        let deleted = shim.delete("", self.inner.config.deadlines.cleanup).await;
+        self.end_shim(shim).await;
+        // A shim that works says that there is nothing to delete. One that died or hung may have
+        // left a container behind.
+        if let Err(err) = deleted
+            && !err.is_not_found()
+        {
             tracing::debug!(id = shim.id, %err, "deletion of a task that was not created");
+            if let Err(err) = shim.clean_up().await {
+                tracing::warn!(id = shim.id, %err, "clean-up after a task that was not created");
+            }
         }
-        self.finish(shim).await;
+        self.remove_bundle(&shim.id, &shim.bundle).await;
     }
 
     /// Removes a task whose creator has gone away.

@@ -5,7 +5,6 @@ mod reload;
 mod remove;
 mod table;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -197,11 +196,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(Error::internal("runtime: file work panicked")))
-}
-
-/// Whether a task was ever created in the bundle: runc's pid file is there then.
-fn was_created(bundle: &Path) -> bool {
-    bundle.join("init.pid").exists()
 }
 
 #[cfg(test)]

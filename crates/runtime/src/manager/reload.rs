@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_errdefs::{Error, Result};
 use gantry_ttrpc::Client;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::table::Key;
-use super::{Manager, blocking, was_created};
+use super::{Manager, blocking};
 use crate::binary::Binary;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{Bundle, Found};
@@ -21,6 +23,9 @@ use crate::shim::{Identity, Published, Shim};
 /// Shims asked at a time. One that hangs takes a place for its deadline, so there are many;
 /// asking costs a socket and a few messages.
 const RELOADS_MAX: usize = 64;
+
+/// How long a shim must not know its task before it is taken to have none.
+const EMPTY_AFTER: Duration = Duration::from_secs(1);
 
 /// What became of a bundle.
 enum Outcome {
@@ -73,11 +78,13 @@ impl Manager {
             }
             Outcome::Empty(shim) => {
                 tracing::info!(id = key.id, "shim without a task is ended");
-                shim.release();
+                // The shim goes first: nothing it is still doing may come after the clean-up.
+                self.end_shim(&shim).await;
                 if let Err(err) = shim.clean_up().await {
                     tracing::debug!(id = key.id, %err, "clean-up after a task never created");
                 }
-                self.finish(&shim).await;
+                self.remove_bundle(&key.id, &bundle).await;
+                self.inner.table.forget(key);
             }
             Outcome::Dead(err) => {
                 tracing::info!(id = key.id, %err, "shim of an earlier run is gone");
@@ -141,9 +148,18 @@ impl Manager {
         shim.published = Arc::clone(published);
         let shim = Arc::new(shim);
         let deadline = self.inner.config.deadlines.load;
+        let begun = Instant::now();
         let asked = async {
             shim.connect(deadline).await?;
-            shim.state_within("", deadline).await
+            loop {
+                let state = shim.state_within("", deadline).await;
+                // The last daemon may have died while the shim was creating the task.
+                if !state.as_ref().is_err_and(Error::is_not_found) || begun.elapsed() > EMPTY_AFTER
+                {
+                    return state;
+                }
+                tokio::time::sleep(EMPTY_AFTER / 10).await;
+            }
         };
         match tokio::time::timeout(deadline, asked).await {
             Ok(Ok(_)) => Outcome::Lives(shim),
@@ -165,9 +181,15 @@ impl Manager {
 
     /// Lets the shim program clean up, and publishes how the task ended if there was one.
     async fn clean_up_dead(&self, key: &Key, program: &Path, bundle: &Bundle) {
-        let (at, config) = (bundle.path.clone(), &self.inner.config);
-        let created = blocking(move || Ok(was_created(&at))).await.unwrap_or(false);
-        let binary = Binary { config, program, namespace: &key.namespace, id: &key.id, bundle };
+        let read = bundle.clone();
+        let publish = blocking(move || Ok(read.has_unpublished_task())).await.unwrap_or(false);
+        let binary = Binary {
+            config: &self.inner.config,
+            program,
+            namespace: &key.namespace,
+            id: &key.id,
+            bundle,
+        };
         let exit = match binary.delete().await {
             Ok(exit) => exit,
             Err(err) => {
@@ -175,7 +197,7 @@ impl Manager {
                 Shim::unknown_exit()
             }
         };
-        if created {
+        if publish {
             publish_exit(&self.inner.exchange, &key.namespace, &key.id, &exit);
             publish_delete(&self.inner.exchange, &key.namespace, &key.id, &exit);
         }

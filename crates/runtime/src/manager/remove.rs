@@ -20,7 +20,14 @@ impl Manager {
             return Err(key(shim).not_found());
         }
         let exit = match shim.delete("", self.inner.config.deadlines.delete).await {
-            Ok(exit) => Ok(exit),
+            Ok(exit) => {
+                let bundle = shim.bundle.clone();
+                // Without the mark a daemon that dies right now would publish the end twice.
+                if let Err(err) = blocking(move || bundle.mark_deleted()).await {
+                    tracing::warn!(id = shim.id, %err, "mark of a deleted task");
+                }
+                Ok(exit)
+            }
             // The task is being cleaned up after as that of a dead shim.
             Err(_) if shim.is_dead() => {
                 drop(one_at_a_time);
@@ -35,17 +42,21 @@ impl Manager {
     }
 
     /// Ends the shim, if it has no other task, and removes what the daemon holds of the task.
-    pub(super) async fn finish(&self, shim: &Arc<Shim>) {
-        let key = key(shim);
-        let alone = shim.sandbox_id.is_empty() && !self.inner.table.is_shared(&key, &shim.address);
+    async fn finish(&self, shim: &Arc<Shim>) {
+        self.end_shim(shim).await;
+        self.remove_bundle(&shim.id, &shim.bundle).await;
+        self.inner.table.forget(&key(shim));
+    }
+
+    /// Ends the shim, if it has no other task, and lets go of it.
+    pub(super) async fn end_shim(&self, shim: &Shim) {
         if shim.sandbox_id.is_empty() {
+            let alone = !self.inner.table.is_shared(&key(shim), &shim.address);
             shim.shut_down(alone).await;
         } else {
             // The pod's controller ends the pod's shim.
             shim.leave();
         }
-        self.remove_bundle(&shim.id, &shim.bundle).await;
-        self.inner.table.forget(&key);
     }
 
     /// Removes a bundle; what cannot be removed is tried again at the next start.

@@ -65,10 +65,14 @@ impl Service for Fake {
         Ok(ConnectResponse { shim_pid: 0, task_pid: 42, version: String::new() })
     }
 
-    async fn create(&self, _: Context, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+    async fn create(&self, ctx: Context, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         self.called("create").await;
         let slow = self.slow_millis.load(Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(slow.into())).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(slow.into())) => {}
+            // Dead processes do not go on creating.
+            () = ctx.done() => return Err(Error::canceled("create")),
+        }
         if self.broken.load(Ordering::SeqCst) {
             return Err(Error::unknown("OCI runtime create failed: exec: \"x\": not in PATH"));
         }
@@ -118,7 +122,7 @@ impl Service for Fake {
 /// A fake shim that listens.
 struct Listening {
     fake: Arc<Fake>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -136,12 +140,12 @@ impl Listening {
                 _ = stopped => {}
             }
         });
-        Self { fake, stop: Some(stop), serving }
+        Self { fake, stop, serving }
     }
 
     /// Dies as by SIGKILL.
-    async fn die(mut self) {
-        drop(self.stop.take());
+    async fn die(self) {
+        drop(self.stop);
         self.serving.await.expect("no panic");
     }
 }
@@ -187,7 +191,7 @@ impl Fixture {
 
     fn manager(&self) -> Manager {
         let deadlines = Deadlines {
-            load: Duration::from_millis(300),
+            load: Duration::from_secs(2),
             state: Duration::from_millis(200),
             shutdown: Duration::from_millis(200),
             connect_new: Duration::from_millis(500),
@@ -526,6 +530,45 @@ async fn restart_cleans_up_the_dead_keeps_the_silent_and_ends_the_empty() {
     assert!(task.is_degraded());
     assert!(f.bundle("silent").exists());
     assert!(!f.bundle("dead").exists() && !f.bundle("empty").exists());
+}
+
+#[tokio::test]
+async fn a_shim_that_dies_while_creating_is_cleaned_up_after() {
+    let f = Fixture::new();
+    let (shim, manager) = (f.listen(), f.manager());
+    shim.fake.slow_millis.store(60_000, Ordering::SeqCst);
+    let fake = Arc::clone(&shim.fake);
+    let die = async move {
+        while !fake.calls().contains(&"create".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        shim.die().await;
+    };
+    let (created, ()) = tokio::join!(f.create(&manager, "c1"), die);
+    let err = created.err().expect("dead");
+    // The fake one's last words; a real one has none.
+    assert!(err.is_canceled(), "{err:?}");
+    assert!(f.read("log").contains("delete default"));
+    assert!(!f.bundle("c1").exists());
+}
+
+#[tokio::test]
+async fn a_deletion_cut_short_is_not_published_again() {
+    let f = Fixture::new();
+    let (shim, manager) = (f.listen(), f.manager());
+    f.create(&manager, "c1").await.expect("created");
+    manager.close();
+    shim.die().await;
+    let bundle = manager.inner.bundles.bundle(&f.namespace, "c1");
+    assert!(bundle.has_unpublished_task());
+    bundle.mark_deleted().expect("marked");
+    let mut events = f.events();
+    let second = f.manager();
+    second.loaded().await;
+    gone(&second, &f, "c1").await;
+    assert!(f.read("log").contains("delete default"));
+    let quiet = tokio::time::timeout(Duration::from_millis(50), events.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
 }
 
 #[tokio::test]
