@@ -245,19 +245,23 @@ impl Unpacker {
         snapshots: &Snapshots,
         chain_id: &Digest,
     ) -> Result<bool> {
-        if let Some(lease) = &ctx.lease {
-            // Held first and looked at second: so it cannot be collected between.
-            let resource = gantry_metadata::Resource {
-                kind: format!("snapshots/{}", snapshots.name()),
-                id: chain_id.to_string(),
-            };
-            self.db.leases().add_resource(ctx, lease, resource).await?;
-        }
-        match snapshots.stat(ctx, chain_id.as_str()).await {
+        let found = async || match snapshots.stat(ctx, chain_id.as_str()).await {
             Ok(_) => Ok(true),
             Err(err) if err.is_not_found() => Ok(false),
             Err(err) => Err(err),
+        };
+        // Most are not there, and joining a lease is a durable write.
+        if !found().await? {
+            return Ok(false);
         }
+        let Some(lease) = &ctx.lease else { return Ok(true) };
+        let resource = gantry_metadata::Resource {
+            kind: format!("snapshots/{}", snapshots.name()),
+            id: chain_id.to_string(),
+        };
+        self.db.leases().add_resource(ctx, lease, resource).await?;
+        // Looked at again: it may have been collected before the lease held it.
+        found().await
     }
 
     /// Prepares the snapshot to unpack into; `None` when the snapshotter has the layer by itself.

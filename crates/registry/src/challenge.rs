@@ -76,6 +76,8 @@ fn split_value(text: &str) -> (String, &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -98,5 +100,21 @@ mod tests {
             let _ = parse(text);
         }
         assert_eq!(parse("@ Basic realm=x").len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC*") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn quoted_values_are_verbatim(value in "[ -~]{0,40}") {
+            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+            let parsed = parse(&format!("Bearer realm=\"{quoted}\",service=x"));
+            prop_assert_eq!(parsed.len(), 1);
+            prop_assert_eq!(parsed[0].get("realm"), Some(value.as_str()));
+            prop_assert_eq!(parsed[0].get("service"), Some("x"));
+        }
     }
 }

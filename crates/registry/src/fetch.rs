@@ -10,12 +10,14 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE,
 };
 use http::{HeaderValue, Method};
+use url::Url;
 
 use crate::auth::Scope;
 use crate::failure::Failure;
 use crate::hosts::Host;
 use crate::limits::{
-    BACKOFF_FIRST, BACKOFF_MAX, RESUMES_WITHOUT_PROGRESS_MAX, STALL_BYTES_MIN, STALL_WINDOW,
+    BACKOFF_FIRST, BACKOFF_MAX, FOREIGN_URLS_MAX, RESUMES_WITHOUT_PROGRESS_MAX, STALL_BYTES_MIN,
+    STALL_WINDOW,
 };
 use crate::repository::Repository;
 use crate::transport::Request;
@@ -193,12 +195,25 @@ impl BlobStream {
                 other => return other,
             }
         }
-        self.open_at(host, &format!("blobs/{digest}")).await
+        let mut outcome = self.open_at(host, &format!("blobs/{digest}")).await;
+        // Layers their makers do not let others distribute: the registry has only their address.
+        for url in self.descriptor.urls.iter().take(FOREIGN_URLS_MAX) {
+            if !outcome.as_ref().is_err_and(|f| f.class == Class::NotFound) {
+                break;
+            }
+            let Ok(url) = Url::parse(url) else { continue };
+            outcome = self.open_url(host, url).await;
+        }
+        outcome
     }
 
     async fn open_at(&self, host: &Host, rest: &str) -> Result<Open, Failure> {
+        self.open_url(host, self.repository.url(host, rest)?).await
+    }
+
+    async fn open_url(&self, host: &Host, url: Url) -> Result<Open, Failure> {
         let scope = Scope::pull(self.repository.reference().path());
-        let url = self.repository.url(host, rest)?;
+        let origin = url.origin().ascii_serialization();
         let mut request = Request::new(Method::GET, url, &scope)
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let accept = format!("{}, */*", self.descriptor.media_type);
@@ -212,7 +227,7 @@ impl BlobStream {
                 range
                     .map_err(|e| Failure::lasting(Class::Internal, format!("range header: {e}")))?,
             );
-            let same = self.last.as_ref().filter(|last| last.origin == host.origin());
+            let same = self.last.as_ref().filter(|last| last.origin == origin);
             if let Some(etag) = same.and_then(|last| last.etag.clone()) {
                 request = request.header(IF_RANGE, etag);
             }
@@ -222,7 +237,7 @@ impl BlobStream {
             return Err(Failure::of_response(response).await);
         }
         let discard = self.check(response.status().as_u16(), response.headers())?;
-        let source = Source { origin: host.origin(), etag: strong_etag(response.headers()) };
+        let source = Source { origin, etag: strong_etag(response.headers()) };
         Ok(Open { response, discard, meter: Meter::default(), source })
     }
 

@@ -72,3 +72,6 @@ pub const PUSH_CHUNK: u64 = 16 << 20;
 
 /// Size of the pieces in which a blob is read for upload, in bytes.
 pub const PUSH_READ: usize = 256 * 1024;
+
+/// Addresses outside the registry that are tried for one blob; real ones have one.
+pub const FOREIGN_URLS_MAX: usize = 4;

@@ -62,7 +62,9 @@ pub(crate) async fn send(
 ) -> Result<reqwest::Response, Failure> {
     let known = auth.header(host, request.scope);
     let response = follow(clients, host, request, known.as_ref()).await?;
-    if response.status() != StatusCode::UNAUTHORIZED {
+    // Where the host redirected to, or another address, gets no answer: it could name a token
+    // server of its own and be sent the host's credentials.
+    if response.status() != StatusCode::UNAUTHORIZED || !is_own(host, response.url()) {
         return Ok(response);
     }
     let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
@@ -87,7 +89,7 @@ async fn follow(
 ) -> Result<reqwest::Response, Failure> {
     let mut url = request.url.clone();
     // Uploads go on where the host says, which need not be the host itself.
-    let mut trusted = Url::parse(&host.origin()).is_ok_and(|own| own.origin() == url.origin());
+    let mut trusted = is_own(host, &url);
     for _ in 0..=REDIRECTS_MAX {
         let scheme = match url.scheme() {
             "https" => Scheme::Https,
@@ -120,6 +122,11 @@ async fn follow(
         url = next;
     }
     Err(odd_redirect(&format!("more than {REDIRECTS_MAX} times")))
+}
+
+/// Whether an address is the host's own.
+fn is_own(host: &Host, url: &Url) -> bool {
+    Url::parse(&host.origin()).is_ok_and(|own| own.origin() == url.origin())
 }
 
 fn odd_redirect(why: &str) -> Failure {

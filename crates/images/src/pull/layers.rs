@@ -192,8 +192,13 @@ impl ManifestPull<'_> {
             self.unpack_one(plan, target, i, parents, want, arrived).await?;
         }
         let Some(top) = plan.chain.last() else { return Ok(None) };
+        let unpacker = self.transfer.unpacker();
+        // At once, so that all of them share one durable write.
+        let layers = plan.manifest.layers.iter().zip(&plan.diff_ids);
+        let labels = layers.map(|(layer, diff)| unpacker.label_layer(self.ctx, layer, diff));
         let config = &plan.manifest.config.digest;
-        self.transfer.unpacker().keep(self.ctx, config, target.snapshotter, top).await?;
+        let keep = unpacker.keep(self.ctx, config, target.snapshotter, top);
+        tokio::try_join!(try_join_all(labels), keep)?;
         Ok(Some((target.snapshotter.to_owned(), top.clone())))
     }
 
@@ -240,7 +245,6 @@ impl ManifestPull<'_> {
             let source = LayerSource::Blob(layer.clone());
             unpacker.unpack_layer(self.ctx, target.snapshotter, task, source).await?;
         }
-        unpacker.label_layer(self.ctx, layer, &plan.diff_ids[i]).await?;
         reporter.stage(Stage::Extracted);
         Ok(())
     }

@@ -13,7 +13,7 @@ use gantry_metadata::{Db, Options};
 use gantry_mount::TempRoot;
 use gantry_registry::Resolver;
 use gantry_snapshots::{Native, NativeConfig, Overlayfs, OverlayfsConfig, Snapshotter};
-use gantry_store::{MemStore, Store};
+use gantry_store::{RedbStore, Store};
 use tempfile::TempDir;
 
 pub(crate) struct Rig {
@@ -28,7 +28,7 @@ impl Rig {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("gki").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let store: Arc<dyn Store> = Arc::new(MemStore::new());
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(at("meta.db"), &Default::default()).unwrap());
         let content = Arc::new(LocalStore::open(at("content")).unwrap());
         let overlay =
             Overlayfs::open(at("overlay"), OverlayfsConfig::default(), store.clone()).unwrap();

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn hosts_of(text: &str, registry: &str) -> Vec<Host> {
@@ -139,4 +141,22 @@ fn falls_back_to_certificate_files() {
     }
     std::fs::remove_file(dir.join("client.key")).unwrap();
     assert!(hosts.lookup("reg.example").unwrap_err().message().contains("client.key"));
+}
+
+proptest! {
+    #[test]
+    fn any_text_parses_or_is_refused(text in "\\PC*") {
+        let _ = parse_hosts_toml(&text, Path::new("/"), "r.example", None);
+    }
+
+    #[test]
+    fn any_host_table_parses_or_is_refused(url in "[a-z:/.@%\\[\\]0-9]{0,20}", value in "[a-z0-9\"\\[\\],. ]{0,12}") {
+        for key in ["capabilities", "ca", "client", "skip_verify", "header", "dial_timeout"] {
+            let text = format!("[host.\"{url}\"]\n{key} = {value}\n");
+            let parsed = parse_hosts_toml(&text, Path::new("/"), "r.example", None);
+            if let Err(e) = parsed {
+                prop_assert!(e.is_invalid_argument(), "{}", e);
+            }
+        }
+    }
 }

@@ -173,3 +173,18 @@ async fn broken_token_servers_are_named() {
         assert_eq!(err.class(), Class::Unauthenticated, "{err}");
     }
 }
+
+#[tokio::test]
+async fn only_the_host_itself_is_answered() {
+    let thief = Fake::start(|_| Answer::body(r#"{"token":"t"}"#)).await;
+    let challenge = format!("Bearer realm=\"http://{}/t\"", thief.authority);
+    let elsewhere =
+        Fake::start(move |_| Answer::status(401).with("WWW-Authenticate", &challenge)).await;
+    let location = format!("http://{}/x", elsewhere.authority);
+    let registry = Fake::start(move |_| Answer::status(307).with("Location", &location)).await;
+    let credentials = password();
+    let err = registry.repository_as(credentials.clone()).await.resolve().await.unwrap_err();
+    assert_eq!(err.class(), Class::Unauthenticated);
+    assert!(thief.seen().is_empty(), "credentials went to {:?}", thief.requests());
+    assert!(credentials.1.lock().unwrap().is_empty());
+}

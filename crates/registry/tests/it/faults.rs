@@ -312,6 +312,18 @@ async fn redirects_carry_no_secrets() {
 }
 
 #[tokio::test]
+async fn foreign_layers_come_from_their_address() {
+    let (bytes, mut descriptor) = blob(20);
+    let body = bytes.clone();
+    let vendor = Fake::start(move |_| Answer::body(body.clone())).await;
+    let registry = Fake::start(|_| Answer::status(404)).await;
+    descriptor.urls = vec!["no url".into(), format!("http://{}/layer", vendor.authority)];
+    let repository = registry.repository().await;
+    assert_eq!(collect(repository.fetch(&descriptor, 0).await).await.unwrap(), bytes);
+    assert_eq!(vendor.seen(), ["GET /layer"]);
+}
+
+#[tokio::test]
 async fn endless_redirects_end() {
     let fake = Fake::start(|r| Answer::status(302).with("Location", r.path())).await;
     let err = fake.repository().await.resolve().await.unwrap_err();
