@@ -34,6 +34,12 @@ impl From<Mount> for types::Mount {
     }
 }
 
+/// Packs a message, such as options of a runtime, under the type URL its readers expect.
+pub fn pack_any<M: prost::Name>(message: &M) -> Any {
+    use gantry_api::TypeUrl;
+    Any { type_url: M::type_url_bare(), value: message.encode_to_vec() }
+}
+
 /// The time a protobuf timestamp stands for.
 pub fn time_of(timestamp: &prost_types::Timestamp) -> SystemTime {
     timestamp::from_parts(timestamp.seconds, timestamp.nanos)

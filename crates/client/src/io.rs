@@ -1,7 +1,7 @@
 //! Input and output of processes: where they go, and the FIFOs in between.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use gantry_errdefs::{Error, Result, ResultExt};
@@ -147,6 +147,10 @@ impl Stdio {
     pub fn remove_fifos(&self) {
         for path in [&self.stdin, &self.stdout, &self.stderr] {
             let Some(path) = fifo(path) else { continue };
+            let is_fifo = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+            if !is_fifo {
+                continue;
+            }
             let _ = fs::remove_file(path);
             if let Some(dir) = path.parent() {
                 // Only when it is empty.

@@ -62,7 +62,7 @@ mod unpack;
 pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
 pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, Runtime};
 pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
-pub use convert::{Mount, time_of};
+pub use convert::{Mount, pack_any, time_of};
 pub use diff::{Diff, DiffOptions};
 pub use events::{Event, EventStream, Events};
 pub use gantry_core as core;
@@ -77,5 +77,7 @@ pub use namespaces::{NamespaceRecord, Namespaces};
 pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus, UNKNOWN_EXIT};
 pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
 pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
-pub use transfer::{Credentials, Progress, PullOptions, PushOptions, RegistryOptions, Transfer};
+pub use transfer::{
+    Credentials, ImportOptions, Progress, PullOptions, PushOptions, RegistryOptions, Transfer,
+};
 pub use unpack::UnpackOptions;

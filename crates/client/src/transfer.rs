@@ -75,6 +75,21 @@ pub struct PushOptions {
     pub platforms: Vec<Platform>,
 }
 
+/// What happens to the images of an archive.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Name of images that the archive names by tag or digest alone.
+    pub base_name: Option<String>,
+    /// Also names images by digest, `base@digest`.
+    pub digests: bool,
+    /// Name of the archive's index itself.
+    pub index_name: Option<String>,
+    /// Takes every platform.
+    pub all_platforms: bool,
+    /// Snapshotter to unpack into; None only stores.
+    pub unpack: Option<String>,
+}
+
 /// A step of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -190,13 +205,33 @@ impl Transfer {
     pub async fn import(
         &self,
         archive: &mut (impl AsyncRead + Unpin + Send),
-        unpack: Option<&str>,
+        options: ImportOptions,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
-        let platforms = vec![platform_out(&gantry_core::platforms::default())];
-        let unpacks =
-            unpack.iter().flat_map(|snapshotter| unpack_for(snapshotter, &platforms)).collect();
-        let store = wire::ImageStore { unpacks, ..wire::ImageStore::default() };
+        let platforms = if options.all_platforms {
+            Vec::new()
+        } else {
+            vec![platform_out(&gantry_core::platforms::default())]
+        };
+        let unpacks = options
+            .unpack
+            .iter()
+            .flat_map(|snapshotter| unpack_for(snapshotter, &platforms))
+            .collect();
+        let base = options.base_name.map(|name| wire::ImageReference {
+            name,
+            is_prefix: true,
+            allow_overwrite: true,
+            add_digest: options.digests,
+            skip_named_digest: options.digests,
+        });
+        let store = wire::ImageStore {
+            name: options.index_name.unwrap_or_default(),
+            platforms,
+            extra_references: base.into_iter().collect(),
+            unpacks,
+            ..wire::ImageStore::default()
+        };
         let bytes = MessageStream::open(&self.client, "import").await?;
         let source =
             wire::ImageImportStream { stream: bytes.id().to_owned(), ..Default::default() };

@@ -1,0 +1,216 @@
+//! `images pull`, `push`, `import`, `export`, and `content fetch`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gantry_client::{ImportOptions, PullOptions, PushOptions};
+use gantry_core::{Platform, platforms};
+use gantry_errdefs::{Error, Result};
+
+use crate::progress::Display;
+use crate::registry_flags::RegistryFlags;
+use crate::session::Session;
+use crate::{labels, local_pull, output};
+
+/// A platform on the command line.
+pub(crate) fn parse_platform(text: &str) -> Result<Platform, String> {
+    platforms::parse(text).map_err(|e| e.text())
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PullFlags {
+    #[command(flatten)]
+    registry: RegistryFlags,
+    /// Snapshotter to unpack into
+    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
+    snapshotter: String,
+    /// Labels of the image, key=value
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Platforms to fetch
+    #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
+    platforms: Vec<Platform>,
+    /// Fetch every platform
+    #[arg(long)]
+    all_platforms: bool,
+    /// Fetch manifests and configs of every platform
+    #[arg(long)]
+    all_metadata: bool,
+    /// Print the name of the image's snapshot
+    #[arg(long)]
+    print_chainid: bool,
+    /// Fetch only, do not unpack
+    #[arg(long)]
+    no_unpack: bool,
+    /// Pull by this program instead of the daemon
+    #[arg(long)]
+    local: bool,
+    /// Layers fetched at the same time, by this program; 0 for its own choice
+    #[arg(long, default_value_t = 0)]
+    max_concurrent_downloads: usize,
+    /// Full reference, such as docker.io/library/busybox:latest
+    reference: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushFlags {
+    #[command(flatten)]
+    registry: RegistryFlags,
+    /// Platforms to push
+    #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
+    platforms: Vec<Platform>,
+    /// Full reference to push to
+    reference: String,
+    /// Local image, when it has another name
+    image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportFlags {
+    /// Name of images that the archive names by tag alone
+    #[arg(long, value_name = "NAME")]
+    base_name: Option<String>,
+    /// Also name images by digest
+    #[arg(long)]
+    digests: bool,
+    /// Name of the archive's index
+    #[arg(long, value_name = "NAME")]
+    index_name: Option<String>,
+    /// Import every platform
+    #[arg(long)]
+    all_platforms: bool,
+    /// Store only, do not unpack
+    #[arg(long)]
+    no_unpack: bool,
+    /// Snapshotter to unpack into
+    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
+    snapshotter: String,
+    /// Archive, or - for standard input
+    archive: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportFlags {
+    /// Export every platform
+    #[arg(long)]
+    all_platforms: bool,
+    /// Archive, or - for standard output
+    archive: PathBuf,
+    /// Images
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+impl PullFlags {
+    /// Pulls and unpacks.
+    pub(crate) async fn pull(mut self, session: &Session) -> Result<u8> {
+        let unpack = (!self.no_unpack).then(|| std::mem::take(&mut self.snapshotter));
+        self.run(session, unpack).await
+    }
+
+    /// Fetches only.
+    pub(crate) async fn fetch(self, session: &Session) -> Result<u8> {
+        self.run(session, None).await
+    }
+
+    async fn run(self, session: &Session, unpack: Option<String>) -> Result<u8> {
+        let options = PullOptions {
+            reference: self.reference.clone(),
+            registry: self.registry.options()?,
+            labels: labels::parse_strict("label", &self.labels)?,
+            platforms: self.platforms.clone(),
+            all_platforms: self.all_platforms,
+            all_metadata: self.all_metadata,
+            unpack,
+        };
+        let mut display = Display::new();
+        let pulled = if self.local {
+            Err(Error::unimplemented("asked for --local"))
+        } else {
+            session.client.transfer().pull(options.clone(), |step| display.step(&step)).await
+        };
+        match pulled {
+            // A daemon without the transfer service.
+            Err(e) if e.is_unimplemented() => {
+                let limit = self.max_concurrent_downloads;
+                let step = |step| display.step(&step);
+                local_pull::pull(&session.client, &options, limit, step).await?;
+            }
+            other => other?,
+        }
+        display.finish(&format!("pulled {}", self.reference));
+        if self.print_chainid {
+            let platform = self.platforms.first();
+            let image = session.client.resolve_image(&self.reference, platform).await?;
+            output::line(format!("image chain ID: {}", image.chain_id()));
+        }
+        Ok(0)
+    }
+}
+
+impl PushFlags {
+    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let options = PushOptions {
+            image: self.image.unwrap_or_else(|| self.reference.clone()),
+            reference: self.reference.clone(),
+            registry: self.registry.options()?,
+            platforms: self.platforms,
+        };
+        let mut display = Display::new();
+        session.client.transfer().push(options, |step| display.step(&step)).await?;
+        display.finish(&format!("pushed {}", self.reference));
+        Ok(0)
+    }
+}
+
+impl ImportFlags {
+    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let options = ImportOptions {
+            base_name: self.base_name,
+            digests: self.digests,
+            index_name: self.index_name,
+            all_platforms: self.all_platforms,
+            unpack: (!self.no_unpack).then_some(self.snapshotter),
+        };
+        let mut display = Display::new();
+        let step = |step: gantry_client::Progress| display.step(&step);
+        let transfer = session.client.transfer();
+        let name = self.archive.display().to_string();
+        if name == "-" {
+            transfer.import(&mut tokio::io::stdin(), options, step).await?;
+        } else {
+            let file = tokio::fs::File::open(&self.archive).await;
+            let mut file = file.map_err(|e| Error::io(&name, e))?;
+            transfer.import(&mut file, options, step).await?;
+        }
+        display.finish(&format!("imported {name}"));
+        Ok(0)
+    }
+}
+
+impl ExportFlags {
+    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let transfer = session.client.transfer();
+        let name = self.archive.display().to_string();
+        if name == "-" {
+            let mut out = tokio::io::stdout();
+            transfer.export(&self.images, self.all_platforms, &mut out).await?;
+            return Ok(0);
+        }
+        // Under another name until it is whole.
+        let partial = self.archive.with_extension("partial");
+        let io = |e| Error::io(&name, e);
+        let mut file = tokio::fs::File::create(&partial).await.map_err(io)?;
+        let exported = transfer.export(&self.images, self.all_platforms, &mut file).await;
+        let done = match exported {
+            Ok(_) => file.sync_all().await.map_err(io),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = done {
+            let _ = tokio::fs::remove_file(&partial).await;
+            return Err(e);
+        }
+        tokio::fs::rename(&partial, &self.archive).await.map_err(io)?;
+        Ok(0)
+    }
+}
