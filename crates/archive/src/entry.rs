@@ -125,6 +125,8 @@ impl<R: Read> Archive<R> {
         });
         // Strictness about PAX values is ours, see `pax`.
         parser.set_ignore_pax_errors(true);
+        // Some writers name the root so; it is passed by like other names of it.
+        parser.set_allow_empty_path(true);
         Self {
             reader,
             buf: vec![0; BUFFER_BYTES],

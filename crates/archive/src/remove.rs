@@ -49,6 +49,8 @@ impl Written {
 pub(crate) fn all(view: &mut View, written: &mut Written, dir: &Dir, name: &[u8]) -> Result<()> {
     let path = child_path(dir, name)?;
     written.remove_under(&path);
+    // It may be a symlink that the last path went through.
+    view.forget_memo();
     match unlinkat(dir.fd()?, os(name), AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // A directory: EISDIR, or EPERM from file systems that follow POSIX.

@@ -371,6 +371,11 @@ impl View {
             .map_err(|e| Error::io(format!("mark {:?} opaque", dir.path), e.into()))
     }
 
+    /// Forgets where the last path led: a name on it may be about to stand for something else.
+    pub(crate) fn forget_memo(&mut self) {
+        self.memo = None;
+    }
+
     /// Forgets every directory at or under a path that was removed or became opaque.
     pub(crate) fn forget(&mut self, path: &Path) {
         self.dirs.retain(|p, _| !p.starts_with(path));

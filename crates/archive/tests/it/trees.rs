@@ -90,6 +90,35 @@ fn root_later_entries_replace_earlier_ones_of_any_kind() {
 }
 
 #[test]
+fn root_a_path_through_a_replaced_symlink_leads_elsewhere() {
+    let temp = tempfile::tempdir().unwrap();
+    Tar::new()
+        .dir("d")
+        .symlink("l", "d")
+        .file("l/1", "")
+        .dir("l")
+        .file("l/2", "")
+        .file(".wh.l", "")
+        .apply(temp.path())
+        .unwrap();
+    assert_eq!(paths(temp.path()), ["d", "d/1", "l", "l/2"]);
+}
+
+#[test]
+fn root_names_of_the_root_are_passed_by() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = |name: &str| Header { mode: 0o700, mtime: 1, ..Header::new(name, b'5') };
+    Tar::new()
+        .header(&root(""))
+        .header(&root("/"))
+        .header(&root("./"))
+        .file("f", "")
+        .apply(temp.path())
+        .unwrap();
+    assert_eq!(paths(temp.path()), ["f"]);
+}
+
+#[test]
 fn root_a_directory_named_again_gets_new_attributes_and_keeps_its_children() {
     let temp = tempfile::tempdir().unwrap();
     Tar::new()
