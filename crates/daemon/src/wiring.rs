@@ -7,8 +7,10 @@ use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_errdefs::{Error, Result};
 use gantry_events::Exchange;
+use gantry_images::{Differ, Transfer, TransferOptions, Unpacker};
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
+use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
 use gantry_runtime::{EventService, Manager};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
@@ -34,6 +36,8 @@ pub(crate) struct Parts {
     database: Arc<RedbStore>,
     runtime: Manager,
     temp: TempRoot,
+    differ: Differ,
+    transfer: Transfer,
     sync_fs: bool,
 }
 
@@ -58,6 +62,8 @@ impl Parts {
         })
         .await
         .map_err(|e| Error::internal(format!("start: {e}")))??;
+        let differ = Differ::new(stores.db.clone(), temp.clone());
+        let transfer = transfer(config, &stores.db, &differ);
         let plugins = plugins::list(config, &stores.snapshotters);
         plugins::check_required(config, &plugins)?;
         Ok(Self {
@@ -70,6 +76,8 @@ impl Parts {
             database: stores.database,
             runtime,
             temp,
+            differ,
+            transfer,
             sync_fs: config.plugins.diff.sync_fs,
         })
     }
@@ -83,7 +91,7 @@ impl Parts {
     /// open any more.
     pub(crate) async fn close(self) {
         let database = self.database;
-        drop((self.db, self.runtime));
+        drop((self.db, self.runtime, self.differ, self.transfer));
         // A collection or a task that is being deleted may still be at it.
         while Arc::strong_count(&database) > 1 {
             tokio::time::sleep(CLOSE_POLL).await;
@@ -93,6 +101,23 @@ impl Parts {
             tracing::warn!(error = %e, "while closing the database");
         }
     }
+}
+
+/// What moves images, with the way to registries that the configuration describes.
+fn transfer(config: &Config, db: &Db, differ: &Differ) -> Transfer {
+    let settings = &config.plugins.transfer;
+    let dirs = settings.config_path.split(':').filter(|dir| !dir.is_empty());
+    let hosts = Hosts::new(HostsOptions {
+        config_dirs: dirs.map(Into::into).collect(),
+        ..HostsOptions::default()
+    });
+    let resolver = Resolver::new(ResolverOptions { hosts, ..ResolverOptions::default() });
+    let unpacker = Unpacker::new(db.clone(), differ.clone());
+    let options = TransferOptions {
+        downloads_max: settings.max_concurrent_downloads.max(1),
+        uploads_max: settings.max_concurrent_uploaded_layers.max(1),
+    };
+    Transfer::new(db.clone(), unpacker, resolver, options)
 }
 
 /// The ttrpc server for shims.
@@ -116,12 +141,13 @@ macro_rules! limited {
 pub(crate) fn routes(parts: &Parts) -> Routes {
     about_the_daemon(records(Routes::default(), &parts.db), parts)
         .add_service(limited!(api::diff::v1::diff_server::DiffServer::new(
-            services::DiffService::new(parts.db.clone(), parts.temp.clone(), parts.sync_fs)
+            services::DiffService::new(parts.differ.clone(), parts.sync_fs)
         )))
         .add_service(limited!(api::tasks::v1::tasks_server::TasksServer::new(
             services::TasksService::new(
                 parts.db.clone(),
                 Arc::new(parts.runtime.clone()),
+                parts.differ.clone(),
                 parts.temp.clone()
             )
         )))
@@ -130,6 +156,9 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
         )))
         .add_service(limited!(api::streaming::v1::streaming_server::StreamingServer::new(
             services::StreamingService::new(parts.streams.clone())
+        )))
+        .add_service(limited!(api::transfer::v1::transfer_server::TransferServer::new(
+            services::TransferService::new(parts.transfer.clone(), parts.streams.clone())
         )))
         .add_service(limited!(api::sandbox::v1::controller_server::ControllerServer::new(
             services::SandboxControllerService

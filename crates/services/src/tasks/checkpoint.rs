@@ -1,21 +1,19 @@
 //! `Checkpoint`: into a directory of the client's, or as blobs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use gantry_api::Payload as _;
 use gantry_api::containerd::linux::runc::CheckpointOptions as OldOptions;
 use gantry_api::containerd::runc::v1::CheckpointOptions;
 use gantry_api::containerd::services::tasks::v1 as wire;
-use gantry_archive::{Changes, Compression, DiffOptions, Diffed};
 use gantry_content::WriterOptions;
-use gantry_core::{Context, Descriptor, Digest, Labels};
+use gantry_core::{Context, Descriptor, Digest, Labels, media_types};
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_mount::TempRoot;
+use gantry_images::DiffRequest;
+use gantry_mount::{Mount, TempRoot};
 use prost::Message as _;
 
 use super::TasksService;
-use crate::diff::{joined, store};
 use crate::{call, convert};
 
 /// Media type of a checkpoint's memory image, a tar of what criu writes.
@@ -42,24 +40,21 @@ impl TasksService {
         let spec = call::required(container.spec, "container spec")?;
         let dir = ScratchDir::make(&self.temp).await?;
         task.checkpoint(dir.path(), options).await?;
-        let image = self.store_image(ctx, task.id(), dir.path()).await?;
+        let image = self.store_image(ctx, task.id(), &dir).await?;
         dir.remove().await;
         let spec = self.store_spec(ctx, task.id(), spec).await?;
         let descriptors = [image, spec].into_iter().map(convert::descriptor_to_wire).collect();
         Ok(wire::CheckpointTaskResponse { descriptors })
     }
 
-    async fn store_image(&self, ctx: &Context, id: &str, dir: &Path) -> Result<Descriptor> {
-        let changes = Changes::Trees { lower: None, upper: dir.to_owned() };
-        let options = DiffOptions { compression: Compression::None, ..DiffOptions::default() };
-        let reference = format!("checkpoint-image-{id}");
-        let archive = move |out: &mut dyn Write| -> Result<Diffed> {
-            gantry_archive::diff(&changes, out, &options)
+    async fn store_image(&self, ctx: &Context, id: &str, dir: &ScratchDir) -> Result<Descriptor> {
+        let request = DiffRequest {
+            media_type: media_types::OCI_LAYER.to_owned(),
+            reference: format!("checkpoint-image-{id}"),
+            ..DiffRequest::default()
         };
-        let stored =
-            store(&self.db.content(), ctx, &reference, Labels::new(), archive).await?;
-        let size = i64::try_from(stored.size).unwrap_or(i64::MAX);
-        Ok(Descriptor::new(CRIU_MEDIA_TYPE, stored.digest, size))
+        let stored = self.differ.diff(ctx, &[], &[dir.mount()], request).await?;
+        Ok(Descriptor::new(CRIU_MEDIA_TYPE, stored.digest, stored.size))
     }
 
     async fn store_spec(
@@ -120,14 +115,21 @@ impl ScratchDir {
         let name = format!("checkpoint-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let path = temp.path().join(name);
         let made = path.clone();
-        tokio::task::spawn_blocking(move || std::fs::create_dir(&made).context(|| made.display().to_string()))
-            .await
-            .map_err(joined)??;
+        tokio::task::spawn_blocking(move || {
+            std::fs::create_dir(&made).context(|| made.display().to_string())
+        })
+        .await
+        .map_err(|e| Error::internal(format!("checkpoint directory: {e}")))??;
         Ok(Self { path: Some(path) })
     }
 
     pub(super) fn path(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("/nonexistent"))
+    }
+
+    /// The directory as something a layer can be taken from or applied to.
+    pub(super) fn mount(&self) -> Mount {
+        Mount::new("bind", self.path().to_string_lossy(), ["rbind", "rw"])
     }
 
     /// Removes it.

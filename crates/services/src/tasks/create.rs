@@ -77,7 +77,8 @@ impl TasksService {
         }
         let reader = self.db.content().reader(ctx, &descriptor.digest).await?;
         let dir = ScratchDir::make(&self.temp).await?;
-        crate::diff::extract(reader, dir.path())
+        self.differ
+            .apply_stream(reader.into_blocking(), vec![dir.mount()], false)
             .await
             .map_err(|e| e.context(format!("checkpoint {}", descriptor.digest)))?;
         Ok(dir)

@@ -15,6 +15,7 @@ use gantry_api::containerd::v1::types::{self as v1, ProcessInfo};
 use gantry_core::Context;
 use gantry_core::identifiers;
 use gantry_errdefs::{Error, Result as Outcome};
+use gantry_images::Differ;
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
 use gantry_runtime::plugin::{Runtime, Task};
@@ -28,6 +29,7 @@ use crate::{call, convert};
 pub struct TasksService {
     db: Db,
     runtime: Arc<dyn Runtime>,
+    differ: Differ,
     temp: TempRoot,
 }
 
@@ -38,9 +40,10 @@ impl std::fmt::Debug for TasksService {
 }
 
 impl TasksService {
-    /// A service over `db` and `runtime`; checkpoints pass through directories below `temp`.
-    pub fn new(db: Db, runtime: Arc<dyn Runtime>, temp: TempRoot) -> Self {
-        Self { db, runtime, temp }
+    /// A service over `db` and `runtime`; checkpoints pass through directories below `temp` and
+    /// are packed by `differ`.
+    pub fn new(db: Db, runtime: Arc<dyn Runtime>, differ: Differ, temp: TempRoot) -> Self {
+        Self { db, runtime, differ, temp }
     }
 
     async fn task(&self, ctx: &Context, id: &str) -> Outcome<Arc<dyn Task>> {

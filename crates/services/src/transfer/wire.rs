@@ -1,0 +1,156 @@
+//! Sources and destinations as clients name them.
+
+use std::sync::Arc;
+
+use gantry_api::Payload as _;
+use gantry_api::containerd::types::transfer as wire;
+use gantry_core::Context;
+use gantry_core::platforms::{self, Matcher};
+use gantry_core::reference::Reference;
+use gantry_errdefs::{Error, Result};
+use gantry_images::{ExportOptions, ImageReference, StoreOptions, UnpackTarget};
+use gantry_registry::{Hosts, HostsOptions, Resolver};
+use prost_types::Any;
+
+use super::auth::StreamCredentials;
+use crate::convert;
+use crate::streaming::Streams;
+
+/// The snapshotter of an unpack request that names none.
+const SNAPSHOTTER_DEFAULT: &str = "overlayfs";
+
+/// Where an image comes from or goes to.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A registry.
+    Registry(Registry),
+    /// The image store.
+    Store(StoreOptions),
+    /// An archive that the client sends.
+    Import {
+        /// Name of the stream.
+        stream: String,
+    },
+    /// An archive that the client receives.
+    Export {
+        /// Name of the stream.
+        stream: String,
+        /// What the archive holds.
+        options: ExportOptions,
+    },
+}
+
+/// An image on a registry.
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) reference: Reference,
+    how: wire::RegistryResolver,
+}
+
+impl Place {
+    /// Reads one from its message.
+    ///
+    /// # Errors
+    /// Unknown for a type nobody knows, InvalidArgument for bad contents.
+    pub(super) fn of(any: Any) -> Result<Self> {
+        if let Some(registry) = any.unpack::<wire::OciRegistry>()? {
+            let reference = Reference::parse(&registry.reference)?;
+            let how = registry.resolver.unwrap_or_default();
+            return Ok(Self::Registry(Registry { reference, how }));
+        }
+        if let Some(store) = any.unpack::<wire::ImageStore>()? {
+            return Ok(Self::Store(store_options(store)));
+        }
+        if let Some(import) = any.unpack::<wire::ImageImportStream>()? {
+            return Ok(Self::Import { stream: import.stream });
+        }
+        if let Some(export) = any.unpack::<wire::ImageExportStream>()? {
+            let platforms = if export.all_platforms || export.platforms.is_empty() {
+                Matcher::all()
+            } else {
+                Matcher::ordered(&export.platforms.into_iter().map(convert::platform).collect::<Vec<_>>())
+            };
+            let options = ExportOptions {
+                platforms,
+                skip_docker_manifest: export.skip_compatibility_manifest,
+                skip_non_distributable: export.skip_non_distributable,
+            };
+            return Ok(Self::Export { stream: export.stream, options });
+        }
+        // Clients know this one as Unknown.
+        Err(Error::unknown(format!("transfer: unknown type {:?}", any.type_url)))
+    }
+
+    /// What it is called in messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "OCIRegistry",
+            Self::Store(_) => "ImageStore",
+            Self::Import { .. } => "ImageImportStream",
+            Self::Export { .. } => "ImageExportStream",
+        }
+    }
+}
+
+fn store_options(store: wire::ImageStore) -> StoreOptions {
+    let reference = |r: wire::ImageReference| ImageReference {
+        name: r.name,
+        is_prefix: r.is_prefix,
+        allow_overwrite: r.allow_overwrite,
+        add_digest: r.add_digest,
+        skip_named_digest: r.skip_named_digest,
+    };
+    let unpack = |u: wire::UnpackConfiguration| {
+        let platform = u.platform.map_or_else(platforms::default, convert::platform);
+        let named = !u.snapshotter.is_empty();
+        UnpackTarget {
+            matcher: Matcher::only(&platform),
+            snapshotter: if named { u.snapshotter } else { SNAPSHOTTER_DEFAULT.to_owned() },
+        }
+    };
+    StoreOptions {
+        name: store.name,
+        labels: convert::labels(store.labels),
+        platforms: store.platforms.into_iter().map(convert::platform).collect(),
+        all_metadata: store.all_metadata,
+        manifest_limit: usize::try_from(store.manifest_limit).unwrap_or(usize::MAX),
+        extra_references: store.extra_references.into_iter().map(reference).collect(),
+        unpacks: store.unpacks.into_iter().map(unpack).collect(),
+    }
+}
+
+impl Registry {
+    /// The way there: `base`, with the hosts, headers and credentials that the client asks for.
+    ///
+    /// # Errors
+    /// NotFound for a stream of credentials that is not open.
+    pub(super) fn resolver(
+        &self,
+        base: &Resolver,
+        streams: &Streams,
+        ctx: &Context,
+    ) -> Result<Resolver> {
+        let how = &self.how;
+        let mut resolver = base.clone();
+        if !how.host_dir.is_empty() || !how.headers.is_empty() || !how.default_scheme.is_empty() {
+            let mut options = HostsOptions {
+                plain_http: match how.default_scheme.as_str() {
+                    "http" => Some(true),
+                    "https" => Some(false),
+                    _ => None,
+                },
+                header: how.headers.clone().into_iter().collect(),
+                ..HostsOptions::default()
+            };
+            if !how.host_dir.is_empty() {
+                options.config_dirs = vec![how.host_dir.clone().into()];
+            }
+            resolver = resolver.with_hosts(Hosts::new(options));
+        }
+        if !how.auth_stream.is_empty() {
+            let stream = streams.take(&ctx.namespace, &how.auth_stream)?;
+            resolver = resolver.with_credentials(Arc::new(StreamCredentials::new(stream)));
+        }
+        Ok(resolver)
+    }
+}
