@@ -3,17 +3,23 @@
 //! A record's removal leaves a trash key in the same transaction; it goes when the backend's
 //! object is gone. A crash between the two finds the key again, and deleting twice is no error.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::Digest;
 use gantry_errdefs::{Error, Result};
 use gantry_store::{Key, KvRead};
+use tokio::task::JoinSet;
 
 use crate::content::{blob_name, ingest_name};
 use crate::db::{Db, detached};
 use crate::inflight::Guard;
 use crate::keys::{self, Kind};
 use crate::snapshots;
+
+/// Deletions in backends at a time. A snapshotter that keeps records syncs one commit for each;
+/// together they share them.
+const DELETIONS_MAX: usize = 16;
 
 /// Backend objects deleted between two commits that take their trash keys out. Makers of the same
 /// blob wait for these.
@@ -41,12 +47,20 @@ pub(super) async fn empty(db: &Db) -> Result<u64> {
 }
 
 async fn empty_blobs(db: &Db, digests: &[String]) -> Result<u64> {
-    let mut done = Vec::new();
+    let mut tasks = JoinSet::new();
     for digest in digests {
         let Some(guard) = db.shared.inflight.try_exclusive(&blob_name(digest)) else { continue };
-        match delete_blob(db, digest).await {
-            Ok(()) => done.push((keys::all(Kind::TrashBlob).str(digest), guard)),
-            Err(err) => tracing::warn!(digest, "deleting a blob, will be tried again: {err}"),
+        let (db, digest) = (db.clone(), digest.clone());
+        tasks.spawn(async move {
+            let result = delete_blob(&db, &digest).await;
+            (digest, guard, result)
+        });
+    }
+    let mut done = Vec::new();
+    for (digest, guard, result) in tasks.join_all().await {
+        match result {
+            Ok(()) => done.push((keys::all(Kind::TrashBlob).str(&digest), guard)),
+            Err(err) => tracing::warn!(digest, "will be deleted later: {err}"),
         }
     }
     take_out(db, done).await
@@ -58,7 +72,7 @@ async fn delete_blob(db: &Db, digest: &str) -> Result<()> {
         return Ok(());
     }
     let digest: Digest = digest.parse()?;
-    let content = std::sync::Arc::clone(&db.shared.content);
+    let content = Arc::clone(&db.shared.content);
     let text = format!("blob {digest}");
     gone(bounded(&text, async move { content.delete(&digest).await }).await)
 }
@@ -87,7 +101,7 @@ async fn empty_ingests(db: &Db, backend_refs: &[String]) -> Result<u64> {
 
 /// Drops an ingest in the backend.
 pub(super) async fn abort_ingest(db: &Db, backend_ref: &str) -> Result<()> {
-    let content = std::sync::Arc::clone(&db.shared.content);
+    let content = Arc::clone(&db.shared.content);
     let text = format!("ingest {backend_ref:?}");
     let backend_ref = backend_ref.to_owned();
     bounded(&text, async move { content.abort(&backend_ref).await }).await
@@ -111,7 +125,7 @@ async fn empty_snapshots(db: &Db, snapshotter: &str) -> Result<u64> {
         .await?;
     }
     if deleted > 0 {
-        let backend = std::sync::Arc::clone(&db.shared.snapshotters[snapshotter]);
+        let backend = Arc::clone(&db.shared.snapshotters[snapshotter]);
         let text = format!("cleanup of snapshotter {snapshotter}");
         match bounded(&text, async move { backend.cleanup().await }).await {
             Err(err) if !err.is_unimplemented() => tracing::warn!(snapshotter, "{err}"),
@@ -134,22 +148,22 @@ pub(super) async fn remove_snapshots(
     loop {
         let mut left = Vec::new();
         let before = removed.len();
-        for key in backend_keys {
-            match remove_snapshot(db, snapshotter, &key).await {
-                Ok(true) => removed.push(key),
-                Ok(false) => {}
-                Err(err) if err.is_failed_precondition() => left.push(key),
-                Err(err) => {
-                    tracing::warn!(
-                        snapshotter,
-                        key,
-                        "removing a snapshot, will be tried again: {err}"
-                    );
-                    // A snapshotter that hangs would hang for each of them.
-                    if err.is_deadline_exceeded() {
-                        return removed;
+        for batch in backend_keys.chunks(DELETIONS_MAX) {
+            let mut hangs = false;
+            for (key, result) in remove_together(db, snapshotter, batch).await {
+                match result {
+                    Ok(true) => removed.push(key),
+                    Ok(false) => {}
+                    Err(err) if err.is_failed_precondition() => left.push(key),
+                    Err(err) => {
+                        // A snapshotter that hangs would hang for each of them.
+                        hangs |= err.is_deadline_exceeded();
+                        tracing::warn!(snapshotter, key, "will be removed later: {err}");
                     }
                 }
+            }
+            if hangs {
+                return removed;
             }
         }
         if left.is_empty() || removed.len() == before {
@@ -159,6 +173,22 @@ pub(super) async fn remove_snapshots(
     }
 }
 
+async fn remove_together(
+    db: &Db,
+    snapshotter: &str,
+    backend_keys: &[String],
+) -> Vec<(String, Result<bool>)> {
+    let mut tasks = JoinSet::new();
+    for key in backend_keys {
+        let (db, snapshotter, key) = (db.clone(), snapshotter.to_owned(), key.clone());
+        tasks.spawn(async move {
+            let result = remove_snapshot(&db, &snapshotter, &key).await;
+            (key, result)
+        });
+    }
+    tasks.join_all().await
+}
+
 /// False when the snapshot must stay: it is in use or has a record.
 async fn remove_snapshot(db: &Db, snapshotter: &str, key: &str) -> Result<bool> {
     let name = snapshots::inflight_name(snapshotter, key);
@@ -166,7 +196,7 @@ async fn remove_snapshot(db: &Db, snapshotter: &str, key: &str) -> Result<bool> 
     if db.view()?.first(&keys::backend_snapshot(snapshotter, key))?.is_some() {
         return Ok(false);
     }
-    let backend = std::sync::Arc::clone(&db.shared.snapshotters[snapshotter]);
+    let backend = Arc::clone(&db.shared.snapshotters[snapshotter]);
     let text = format!("snapshot {key:?}");
     let key = key.to_owned();
     gone(bounded(&text, async move { backend.remove(&key).await }).await)?;
