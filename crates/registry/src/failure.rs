@@ -93,12 +93,13 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whether an error is TLS's own; it comes wrapped in one I/O error or several.
 fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     if error.is::<rustls::Error>() {
         return true;
     }
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|e| e.is::<rustls::Error>())
+    inner.is_some_and(|inner| is_tls(inner))
 }
 
 fn class_of(status: StatusCode) -> Class {
