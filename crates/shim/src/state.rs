@@ -15,7 +15,9 @@
 //! `<id>` in `exit-<id>.json` is the container's id for its init and the exec id for an exec. An
 //! exec's record goes away with the exec; the init's stays until the bundle goes.
 //!
-//! A record is written to a temporary file, synced and renamed, so that it is whole or absent.
+//! A record is written to a temporary file and renamed, so that it is whole or absent whatever
+//! becomes of the shim. An init's exit is synced as well, since the daemon's own records of the
+//! container survive a power cut; everything else here is about processes that do not.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -75,13 +77,13 @@ impl ExitRecord {
         bundle.join(format!("exit-{id}.json"))
     }
 
-    /// Writes the record durably. Call before anyone is told of the exit.
+    /// Writes the record, an init's durably. Call before anyone is told of the exit.
     ///
     /// # Errors
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
         let id = if self.exec_id.is_empty() { &self.container_id } else { &self.exec_id };
-        save(&Self::path(bundle, id), self)
+        save(&Self::path(bundle, id), self, self.exec_id.is_empty())
     }
 
     /// Reads the record of a process; none when it has not ended.
@@ -113,12 +115,12 @@ pub struct ShimRecord {
 }
 
 impl ShimRecord {
-    /// Writes the record durably.
+    /// Writes the record.
     ///
     /// # Errors
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
-        save(&bundle.join("shim.json"), self)
+        save(&bundle.join("shim.json"), self, false)
     }
 }
 
@@ -136,12 +138,12 @@ pub struct TaskOptions {
 }
 
 impl TaskOptions {
-    /// Writes the options durably.
+    /// Writes the options.
     ///
     /// # Errors
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
-        save(&Self::path(bundle), self)
+        save(&Self::path(bundle), self, false)
     }
 
     /// Reads them back; none when the container was never created.
@@ -157,18 +159,22 @@ impl TaskOptions {
     }
 }
 
-fn save<T: Serialize>(path: &Path, record: &T) -> Result<()> {
+fn save<T: Serialize>(path: &Path, record: &T, durable: bool) -> Result<()> {
     let name = || path.display().to_string();
     let text = serde_json::to_vec(record)
         .map_err(|err| Error::internal(format!("{}: {err}", path.display())))?;
     let temporary = path.with_extension("json.tmp");
     let mut file = File::create(&temporary).context(name)?;
     file.write_all(&text).context(name)?;
-    file.sync_data().context(name)?;
+    if durable {
+        file.sync_data().context(name)?;
+    }
     fs::rename(&temporary, path).context(name)?;
     match path.parent() {
-        Some(directory) => File::open(directory).and_then(|d| d.sync_all()).context(name),
-        None => Ok(()),
+        Some(directory) if durable => {
+            File::open(directory).and_then(|d| d.sync_all()).context(name)
+        }
+        _ => Ok(()),
     }
 }
 
