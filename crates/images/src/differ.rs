@@ -21,9 +21,13 @@ use crate::lease;
 /// Label on a compressed layer: the digest of the tar within.
 pub(crate) const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
-/// Layers applied or written at once. Each keeps two threads and a disk busy; more would only
-/// make them wait for each other.
-const BLOCKING_COUNT_MAX: usize = 8;
+/// Layers of the content store applied or written at once. Each keeps two threads and a disk busy;
+/// more would only make them wait for each other.
+const LOCAL_COUNT_MAX: usize = 8;
+
+/// Layers applied at once while they come from elsewhere. They mostly wait, and must not keep
+/// those at hand waiting; the bound is on threads and buffers (some 2 MiB each).
+const STREAM_COUNT_MAX: usize = 64;
 
 /// Pieces of a layer between the thread that writes it and the content store.
 const PIECE_COUNT_MAX: usize = 8;
@@ -37,7 +41,17 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct Differ {
     db: Db,
     temp: TempRoot,
-    slots: Arc<Semaphore>,
+    local: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Where the bytes of a layer come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The content store.
+    Store,
+    /// A registry or a client.
+    Elsewhere,
 }
 
 /// How to write a layer.
@@ -56,7 +70,8 @@ pub struct DiffRequest {
 impl Differ {
     /// A differ that reads and writes content in `db` and mounts under `temp` where it must.
     pub fn new(db: Db, temp: TempRoot) -> Self {
-        Self { db, temp, slots: Arc::new(Semaphore::new(BLOCKING_COUNT_MAX)) }
+        let local = Arc::new(Semaphore::new(LOCAL_COUNT_MAX));
+        Self { db, temp, local, streams: Arc::new(Semaphore::new(STREAM_COUNT_MAX)) }
     }
 
     /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
@@ -74,7 +89,9 @@ impl Differ {
     ) -> Result<Descriptor> {
         check_layer_type(layer)?;
         let reader = self.db.content().reader(ctx, &layer.digest).await?.into_blocking();
-        let applied = self.apply_stream(reader, mounts.to_vec(), sync).await?;
+        let stop = Stop::default();
+        let _stopped = stop.clone().on_drop();
+        let applied = self.apply_until(reader, Origin::Store, mounts.to_vec(), sync, stop).await?;
         let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
         Ok(Descriptor::new(media_types::OCI_LAYER, applied.diff_id, size))
     }
@@ -92,18 +109,19 @@ impl Differ {
     ) -> Result<Applied> {
         let stop = Stop::default();
         let _stopped = stop.clone().on_drop();
-        self.apply_until(reader, mounts, sync, stop).await
+        self.apply_until(reader, Origin::Elsewhere, mounts, sync, stop).await
     }
 
     /// As [`Self::apply_stream`], ended by `stop` and not by dropping.
     pub(crate) async fn apply_until(
         &self,
         reader: Box<dyn Read + Send>,
+        origin: Origin,
         mounts: Vec<Mount>,
         sync: bool,
         stop: Stop,
     ) -> Result<Applied> {
-        let slot = self.slot().await?;
+        let slot = self.slot(origin).await?;
         let temp = self.temp.clone();
         let reader = Stoppable { inner: reader, stop };
         let work = tokio::task::spawn_blocking(move || {
@@ -164,7 +182,7 @@ impl Differ {
         let open = WriterOptions { reference, ..WriterOptions::default() };
         let mut writer = content.writer(ctx, open).await?;
         writer.truncate(0).await?;
-        let slot = self.slot().await?;
+        let slot = self.slot(Origin::Store).await?;
         let (pieces, mut arriving) = mpsc::channel(PIECE_COUNT_MAX);
         let (temp, compression) = (self.temp.clone(), options.compression);
         let (left, right) = (left.to_vec(), right.to_vec());
@@ -196,8 +214,11 @@ impl Differ {
         Ok(diffed)
     }
 
-    async fn slot(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
-        let slots = Arc::clone(&self.slots);
+    async fn slot(&self, origin: Origin) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let slots = match origin {
+            Origin::Store => Arc::clone(&self.local),
+            Origin::Elsewhere => Arc::clone(&self.streams),
+        };
         slots.acquire_owned().await.map_err(|_| Error::unavailable("the differ is closed"))
     }
 }

@@ -18,7 +18,7 @@ use gantry_metadata::{Db, Snapshots};
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, label};
 
-use crate::differ::{Differ, LABEL_UNCOMPRESSED, Stop, check_layer_type};
+use crate::differ::{Differ, LABEL_UNCOMPRESSED, Origin, Stop, check_layer_type};
 use crate::lease;
 use crate::read::{read_config, resolve_manifest};
 
@@ -182,29 +182,32 @@ impl Unpacker {
         if self.is_there(ctx, &snapshots, &task.chain_id).await? {
             return Ok(false);
         }
-        let reader = match source {
+        let (reader, origin) = match source {
             LayerSource::Blob(layer) => {
                 check_layer_type(&layer)?;
-                self.db.content().reader(ctx, &layer.digest).await?.into_blocking()
+                let reader = self.db.content().reader(ctx, &layer.digest).await?;
+                (reader.into_blocking(), Origin::Store)
             }
-            LayerSource::Stream(reader) => reader,
+            LayerSource::Stream(reader) => (reader, Origin::Elsewhere),
         };
         let Some((key, mounts)) = self.prepare(ctx, &snapshots, &task).await? else {
             return Ok(false);
         };
-        let differ = self.differ.clone();
-        let ctx = ctx.clone();
+        let extraction = Extraction {
+            differ: self.differ.clone(),
+            ctx: ctx.clone(),
+            snapshots,
+            task,
+            key,
+            mounts,
+        };
         // On its own task, so that the snapshot is cleaned up even when the caller goes away;
         // going away stops the applying by the guard it holds.
         let (caller_is_there, caller_left) = tokio::sync::oneshot::channel::<()>();
         let work = tokio::spawn(async move {
-            let extracted =
-                extract(&differ, &ctx, &snapshots, &task, &key, mounts, reader, caller_left).await;
-            if extracted.is_err()
-                && let Err(err) = snapshots.remove(&ctx, &key).await
-                && !err.is_not_found()
-            {
-                tracing::warn!(key, %err, "a snapshot that failed to unpack is left");
+            let extracted = extraction.run(reader, origin, caller_left).await;
+            if extracted.is_err() {
+                extraction.clean_up().await;
             }
             drop(turn);
             extracted
@@ -325,47 +328,67 @@ impl Unpacker {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one spawned piece of work")]
-async fn extract(
-    differ: &Differ,
-    ctx: &Context,
-    snapshots: &Snapshots,
-    task: &LayerTask,
-    key: &str,
+/// One layer on its way into a prepared snapshot.
+struct Extraction {
+    differ: Differ,
+    ctx: Context,
+    snapshots: Snapshots,
+    task: LayerTask,
+    /// Key of the snapshot.
+    key: String,
     mounts: Vec<Mount>,
-    reader: Box<dyn Read + Send>,
-    caller_left: tokio::sync::oneshot::Receiver<()>,
-) -> Result<bool> {
-    let what = || format!("layer {}", task.diff_id);
-    let stop = Stop::default();
-    let mut applying = std::pin::pin!(differ.apply_until(reader, mounts, false, stop.clone()));
-    let applied = tokio::select! {
-        applied = &mut applying => applied.context(what)?,
-        // Resolves when the caller's half is dropped. The snapshot may go only when nothing is
-        // written into it any more.
-        _ = caller_left => {
-            stop.stop();
-            drop(applying.await);
-            return Err(Error::canceled(format!("unpacking of {}", task.chain_id)));
-        }
-    };
-    if applied.diff_id != task.diff_id {
-        return Err(Error::failed_precondition(format!(
-            "layer {}: the image config promises this diff ID, the layer unpacks to {}",
-            task.diff_id, applied.diff_id
-        )));
-    }
-    let options = CommitOptions { labels: committed_labels(task), parent: None };
-    match snapshots.commit(ctx, task.chain_id.as_str(), key, options).await {
-        Ok(()) => Ok(true),
-        Err(err) if err.is_already_exists() => {
-            // Another client was faster; its snapshot is as good.
-            match snapshots.remove(ctx, key).await {
-                Err(err) if !err.is_not_found() => Err(err),
-                _ => Ok(false),
+}
+
+impl Extraction {
+    /// Applies, checks and commits; false when another client of the store was faster.
+    async fn run(
+        &self,
+        reader: Box<dyn Read + Send>,
+        origin: Origin,
+        caller_left: tokio::sync::oneshot::Receiver<()>,
+    ) -> Result<bool> {
+        let task = &self.task;
+        let what = || format!("layer {}", task.diff_id);
+        let stop = Stop::default();
+        let applying =
+            self.differ.apply_until(reader, origin, self.mounts.clone(), false, stop.clone());
+        let mut applying = std::pin::pin!(applying);
+        let applied = tokio::select! {
+            applied = &mut applying => applied.context(what)?,
+            // Resolves when the caller's half is dropped. The snapshot may go only when nothing
+            // is written into it any more.
+            _ = caller_left => {
+                stop.stop();
+                drop(applying.await);
+                return Err(Error::canceled(format!("unpacking of {}", task.chain_id)));
             }
+        };
+        if applied.diff_id != task.diff_id {
+            return Err(Error::failed_precondition(format!(
+                "layer {}: the image config promises this diff ID, the layer unpacks to {}",
+                task.diff_id, applied.diff_id
+            )));
         }
-        Err(err) => Err(err.context(what())),
+        let options = CommitOptions { labels: committed_labels(task), parent: None };
+        let name = task.chain_id.as_str();
+        match self.snapshots.commit(&self.ctx, name, &self.key, options).await {
+            Ok(()) => Ok(true),
+            Err(err) if err.is_already_exists() => {
+                // Another client was faster; its snapshot is as good.
+                self.clean_up().await;
+                Ok(false)
+            }
+            Err(err) => Err(err.context(what())),
+        }
+    }
+
+    /// Removes the snapshot that came to nothing.
+    async fn clean_up(&self) {
+        if let Err(err) = self.snapshots.remove(&self.ctx, &self.key).await
+            && !err.is_not_found()
+        {
+            tracing::warn!(key = self.key, %err, "a snapshot that failed to unpack is left");
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
 use rustix::io::Errno;
 
-use crate::attrs;
 use crate::diff::Changes;
 use crate::view::{is_whiteout, open_beneath, os};
+use crate::{WHITEOUT_PREFIX, attrs};
 
 /// Bytes compared at once when only content can tell two files apart.
 const COMPARE_BYTES: usize = 64 << 10;
@@ -118,8 +118,8 @@ impl Tree {
         open_beneath(&self.root, path, flags).map_err(|e| self.failed("open", path, e))
     }
 
-    /// Children by name. Sockets are left out: they mean nothing without their process, and tar
-    /// has no way to say them.
+    /// Children by name, without what a layer cannot say: sockets, which mean nothing without
+    /// their process, and names that would delete when the layer is applied.
     fn children(&self, path: &Path) -> Result<BTreeMap<Vec<u8>, Stat>> {
         let fd = self.open_read(path)?;
         let mut found = BTreeMap::new();
@@ -128,6 +128,11 @@ impl Tree {
             let entry = entry.map_err(|e| self.failed("list", path, e))?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
+                continue;
+            }
+            if name.starts_with(WHITEOUT_PREFIX.as_bytes()) {
+                tracing::warn!(path = %path.join(os(name)).display(),
+                    "left out of the layer: its name would be a whiteout");
                 continue;
             }
             let stat = statat(&fd, os(name), AtFlags::SYMLINK_NOFOLLOW)
@@ -176,8 +181,11 @@ struct Compare {
 
 impl Compare {
     fn dir(&mut self, path: &Path, lower: Option<&Tree>) -> Result<()> {
-        let uppers = self.upper.children(path)?;
-        let lowers = lower.map(|l| l.children(path)).transpose()?.unwrap_or_default();
+        let mut uppers = self.upper.children(path)?;
+        let mut lowers = lower.map(|l| l.children(path)).transpose()?.unwrap_or_default();
+        // A device that overlayfs takes for a deletion cannot be applied.
+        uppers.retain(|_, stat| !is_whiteout(stat));
+        lowers.retain(|_, stat| !is_whiteout(stat));
         let mut names: Vec<&Vec<u8>> = uppers.keys().chain(lowers.keys()).collect();
         names.sort();
         names.dedup();

@@ -165,12 +165,13 @@ impl<W: Write> Layer<'_, W> {
         if kind != EntryType::Link {
             for (key, value) in self.tree.xattrs(path)? {
                 match std::str::from_utf8(&key) {
-                    Ok(key) => {
+                    // A PAX record ends its key with the first equals sign.
+                    Ok(key) if !key.contains('=') => {
                         header.add_pax(&format!("SCHILY.xattr.{key}"), &value);
                     }
-                    Err(_) => tracing::warn!(
+                    _ => tracing::warn!(
                         path = %path.display(),
-                        "extended attribute with an unreadable name left out"
+                        "extended attribute left out: tar cannot say its name"
                     ),
                 }
             }

@@ -150,3 +150,24 @@ fn root_an_empty_diff_is_an_empty_archive() {
     diff(&changes, &mut layer, &options).unwrap();
     assert_eq!(layer, vec![0; 1024]);
 }
+
+#[test]
+fn root_what_a_layer_cannot_say_is_left_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let (lower, upper) = (temp.path().join("lower"), temp.path().join("upper"));
+    std::fs::create_dir(&lower).unwrap();
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::write(lower.join("f"), "").unwrap();
+    std::fs::write(upper.join("f"), "").unwrap();
+    std::fs::write(upper.join(".wh.f"), "").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(upper.join("socket")).unwrap();
+    let device = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, upper.join("d"), device, 0o600.into(), 0).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(upper.join("f"), "user.a=b", b"1", flags).unwrap();
+    let changes = Changes::Trees { lower: Some(lower.clone()), upper };
+    let mut layer = Vec::new();
+    diff(&changes, &mut layer, &DiffOptions::default()).unwrap();
+    apply(layer.as_slice(), &lower, &Default::default()).unwrap();
+    assert_eq!(snapshot(&lower).into_keys().collect::<Vec<_>>(), ["f"]);
+}
