@@ -188,7 +188,11 @@ fn spec(cgroup: &str, script: &str) -> serde_json::Value {
             "cwd": "/",
         },
         "root": {"path": "rootfs"},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            // Tasks share one root here; each has devices of its own.
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
         "linux": {
             "cgroupsPath": format!("/{cgroup}"),
             "namespaces": [

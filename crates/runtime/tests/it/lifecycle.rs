@@ -1,6 +1,7 @@
 //! Whole lives of tasks, each under Debian's shim and under ours.
 
 use std::collections::HashMap;
+use std::future::Future as _;
 
 use gantry_api::containerd::events::{TaskDelete, TaskExit};
 use gantry_core::Any;
@@ -187,6 +188,33 @@ async fn an_exit_while_the_daemon_is_down_is_kept(shim: Shim) {
     f.assert_clean("c7");
 }
 
+async fn many_at_once_do_not_disturb_each_other(shim: Shim) {
+    const TASKS: u32 = 12;
+    let (f, manager) = Fixture::new(shim);
+    let lives = (0..TASKS).map(|n| {
+        let (f, manager) = (&f, &manager);
+        async move {
+            let id = format!("many-{n}");
+            let task = f.create(manager, &id, &format!("exit {n}")).await.expect("created");
+            task.start("").await.expect("started");
+            let exit = tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time");
+            assert_eq!(exit.expect("an exit").status, n);
+            let exit = manager.delete(&f.namespace, &id).await.expect("deleted");
+            assert_eq!(exit.status, n);
+            assert!(!f.bundle(&id).exists());
+        }
+    });
+    let mut lives: Vec<_> = lives.map(Box::pin).collect();
+    // All are polled together, so their calls interleave.
+    std::future::poll_fn(|cx| {
+        lives.retain_mut(|life| life.as_mut().poll(cx).is_pending());
+        if lives.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    assert!(manager.tasks(None).await.expect("listed").is_empty());
+    f.assert_clean("many-0");
+}
+
 /// Makes two tests of each life.
 macro_rules! lives {
     ($($name:ident => $debian:ident, $ours:ident;)*) => {
@@ -212,4 +240,5 @@ lives! {
     what_cannot_run_leaves_nothing => root_debian_what_cannot_run_leaves_nothing, root_ours_what_cannot_run_leaves_nothing;
     a_frozen_shim_is_degraded_and_kept => root_debian_a_frozen_shim_is_degraded_and_kept, root_ours_a_frozen_shim_is_degraded_and_kept;
     an_exit_while_the_daemon_is_down_is_kept => root_debian_an_exit_while_the_daemon_is_down_is_kept, root_ours_an_exit_while_the_daemon_is_down_is_kept;
+    many_at_once_do_not_disturb_each_other => root_debian_many_at_once_do_not_disturb_each_other, root_ours_many_at_once_do_not_disturb_each_other;
 }
