@@ -5,6 +5,7 @@ mod archives;
 mod pull_faults;
 mod pulls;
 mod pushes;
+mod random_faults;
 mod rig;
 mod streams;
 mod support;

@@ -28,7 +28,8 @@ impl Rig {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("gki").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(at("meta.db"), &Default::default()).unwrap());
+        let store: Arc<dyn Store> =
+            Arc::new(RedbStore::open(at("meta.db"), &Default::default()).unwrap());
         let content = Arc::new(LocalStore::open(at("content")).unwrap());
         let overlay =
             Overlayfs::open(at("overlay"), OverlayfsConfig::default(), store.clone()).unwrap();
