@@ -75,6 +75,14 @@ impl Ctr {
         runner
     }
 
+    /// The same runner with a flag more before the command.
+    #[must_use]
+    pub fn with_global(&self, flag: &str) -> Self {
+        let mut runner = self.clone();
+        runner.globals.push(flag.to_owned());
+        runner
+    }
+
     /// The namespace commands run in.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")
@@ -235,6 +243,13 @@ impl Background {
     /// Pid of the command.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether the command is still running.
+    pub fn is_running(&self) -> bool {
+        // Without reaping it: that is for `wait`.
+        std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .is_ok_and(|s| s.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
     }
 
     /// Waits until standard output contains `text`.

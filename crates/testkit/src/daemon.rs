@@ -37,6 +37,7 @@ pub struct DaemonBuilder {
     env: Vec<(String, String)>,
     args: Vec<String>,
     path_first: Vec<PathBuf>,
+    root: Option<PathBuf>,
 }
 
 /// A daemon with a temporary root, state and address. On drop it is stopped, and its shims,
@@ -72,7 +73,7 @@ impl Daemon {
 
     /// The daemon's root directory.
     pub fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
+        self.settings.root_in(self.dir.path())
     }
 
     /// The daemon's state directory.
@@ -230,6 +231,7 @@ impl DaemonBuilder {
             env: Vec::new(),
             args: Vec::new(),
             path_first: Vec::new(),
+            root: None,
         }
     }
 
@@ -259,6 +261,13 @@ impl DaemonBuilder {
     #[must_use]
     pub fn path_first(mut self, dir: &Path) -> Self {
         self.path_first.push(dir.to_owned());
+        self
+    }
+
+    /// Takes a root directory that is there already and stays when the daemon goes.
+    #[must_use]
+    pub fn root(mut self, dir: &Path) -> Self {
+        self.root = Some(dir.to_owned());
         self
     }
 
@@ -304,10 +313,15 @@ impl DaemonBuilder {
             .unwrap_or_else(|e| panic!("starting {}: {e}", program.display()))
     }
 
+    fn root_in(&self, dir: &Path) -> PathBuf {
+        self.root.clone().unwrap_or_else(|| dir.join("root"))
+    }
+
     fn config_text(&self, dir: &Path) -> String {
-        let dir = dir.display();
+        let root = self.root_in(dir);
+        let (root, dir) = (root.display(), dir.display());
         format!(
-            "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
+            "version = 2\nroot = \"{root}\"\nstate = \"{dir}/state\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\n  address = \"{dir}/d.sock\"\n[debug]\n  level = \"debug\"\n{}",
             self.config

@@ -43,4 +43,4 @@ pub use programs::{built_program, system_program};
 pub use pty::Pty;
 pub use registry::Registry;
 pub use stub::{Reply, StubRegistry};
-pub use vm::{Vm, VmOutput};
+pub use vm::{Cut, RecordedDisk, Unflushed, Vm, VmOutput, WriteLog};

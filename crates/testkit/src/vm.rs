@@ -4,12 +4,18 @@
 //! The machines the tests run on have cgroup v1 and lack some capabilities. What needs cgroup v2,
 //! full capabilities or a power cut runs in here. `scripts/install-vm.sh` fetches the kernel.
 
+mod disk;
+mod writes;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::system_program;
+
+pub use disk::RecordedDisk;
+pub use writes::{Cut, Unflushed, WriteLog};
 
 /// Memory of the machine, in MiB; the root file system lives in it.
 const MEMORY_MIB: u32 = 2048;
@@ -50,6 +56,8 @@ poweroff -f
 pub struct Vm {
     stage: tempfile::TempDir,
     timeout: Duration,
+    /// More arguments of QEMU.
+    devices: Vec<String>,
 }
 
 /// What a machine left on its serial console.
@@ -68,7 +76,7 @@ impl Vm {
     /// When the kernel or a program is not installed.
     pub fn new() -> Self {
         let stage = tempfile::Builder::new().prefix("gvm").tempdir().expect("a directory");
-        let vm = Self { stage, timeout: Duration::from_secs(180) };
+        let vm = Self { stage, timeout: Duration::from_secs(180), devices: Vec::new() };
         for dir in ["bin", "proc", "sys", "dev", "root", "etc", "var"] {
             std::fs::create_dir_all(vm.path(dir)).expect("a directory");
         }
@@ -81,6 +89,13 @@ impl Vm {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Puts a disk in.
+    #[must_use]
+    pub fn disk(mut self, disk: &RecordedDisk) -> Self {
+        self.devices.extend(disk.arguments());
         self
     }
 
@@ -133,6 +148,7 @@ impl Vm {
             .arg(kernel_dir().join("vmlinuz"))
             .arg("-initrd")
             .arg(&initrd)
+            .args(&vm.devices)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(Stdio::null())

@@ -1,4 +1,14 @@
-//! Tests of the command line itself: help, output formats, error lines, `--embedded`.
+//! Black-box tests: real clients against the real daemon, registry, shim and runc.
 //!
-//! Scenarios with real clients, `gantry` among them, live in `crates/blackbox`.
+//! Each scenario runs with Debian's `ctr` and with `gantry` alike.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod embedded;
+mod images;
+mod kill9;
+mod restart;
+mod run;
+mod shims;
+mod storage;
+mod support;
