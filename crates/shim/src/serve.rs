@@ -16,7 +16,7 @@ use crate::log::warning;
 use crate::reaper::Reaper;
 use crate::state::{ShimRecord, VERSION};
 use crate::stdio::Slots;
-use crate::task::{self, Shim};
+use crate::task::{Named, Shim};
 
 /// Threads for what may block: unmounting and log files. They go away when idle.
 const THREADS_MAX: usize = 4;
@@ -65,13 +65,14 @@ async fn serve_on(
     tokio::spawn(events.clone().run(route, reaper.clone()));
     let shim = Shim::new(namespace, reaper, events, slots);
     tokio::spawn(heed_signals(shim.clone()));
-    let server =
-        Server::builder().service(task::version_2(&shim)).service(task::version_3(&shim)).build();
+    let [version_2, version_3] = Named::both(&shim);
+    let server = Server::builder().service(version_2).service(version_3).build();
     listener.set_nonblocking(true).context(|| "listener")?;
     let listener = tokio::net::UnixListener::from_std(listener).context(|| "listener")?;
     let stop = async {
         tokio::select! {
             () = shim.stop.notified() => {}
+            () = shim.forgotten() => warning!("no container and no daemon: this shim ends"),
             ended = reaping => warning!("the reaper ended: {ended:?}"),
         }
         // From here on nobody new finds this shim.

@@ -31,7 +31,12 @@ pub(super) async fn start(config: &RuncConfig, id: &str) -> Result<bool> {
     if !is_runc(config) {
         return Ok(false);
     }
-    let fifo = config.root.join(id).join("exec.fifo");
+    let home = config.root.join(id);
+    // Runc has run these in create so far; whoever changes that must be asked.
+    if Record::read(&home).is_none_or(|record| record.has_hook("poststart")) {
+        return Ok(false);
+    }
+    let fifo = home.join("exec.fifo");
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(fd) = rustix::fs::open(&fifo, flags, Mode::empty()) else { return Ok(false) };
     let failed = |why: &dyn std::fmt::Display| {
@@ -67,17 +72,26 @@ struct RecordConfig {
     hooks: Option<BTreeMap<String, Option<Vec<IgnoredAny>>>>,
 }
 
+impl Record {
+    /// The record in a container's state directory, when it is one of runc's.
+    fn read(home: &Path) -> Option<Self> {
+        let text = fs::read(home.join("state.json")).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn has_hook(&self, kind: &str) -> bool {
+        self.config.hooks.as_ref().and_then(|hooks| hooks.get(kind)).is_some_and(Option::is_some)
+    }
+}
+
 /// Removes what is left of the stopped container `id`. `false`: not (wholly) done, ask the runtime.
 pub(super) fn delete(config: &RuncConfig, id: &str) -> bool {
     if !is_runc(config) || config.systemd_cgroup {
         return false;
     }
     let home = config.root.join(id);
-    let Ok(text) = fs::read(home.join("state.json")) else { return false };
-    let Ok(record) = serde_json::from_slice::<Record>(&text) else { return false };
-    drop(text);
-    let hooked = record.config.hooks.as_ref().and_then(|hooks| hooks.get("poststop"));
-    if !record.intel_rdt_path.is_empty() || hooked.is_some_and(Option::is_some) {
+    let Some(record) = Record::read(&home) else { return false };
+    if !record.intel_rdt_path.is_empty() || record.has_hook("poststop") {
         return false;
     }
     record.cgroup_paths.values().all(|path| remove_cgroup(path))

@@ -36,15 +36,14 @@ impl Shim {
             containers.insert(id.clone(), Entry::Creating);
         }
         let made = self.make(request).await;
-        let mut containers = self.containers();
         match made {
             Ok(container) => {
                 let pid = container.init.pid();
-                containers.insert(id, Entry::Ready(container));
+                self.containers().insert(id, Entry::Ready(container));
                 Ok(api::CreateTaskResponse { pid })
             }
             Err(err) => {
-                containers.remove(&id);
+                self.remove(&id);
                 Err(err)
             }
         }
@@ -114,7 +113,15 @@ impl Shim {
                 no_new_keyring: settings.no_new_keyring,
                 restore,
             })
-            .await?;
+            .await;
+        let spawned = match spawned {
+            // A runtime that was killed in the middle has not cleaned up after itself.
+            Err(err) if err.is_deadline_exceeded() => {
+                discard(container).await;
+                return Err(err);
+            }
+            other => other?,
+        };
         match opened.attach() {
             Ok(io) => {
                 let exited = container.init.spawned(spawned, io);
@@ -123,9 +130,7 @@ impl Shim {
             }
             Err(err) => {
                 // A container without its terminal is of no use to anyone.
-                if let Err(err) = container.engine.delete(&container.id, true).await {
-                    warning!("container {}: {err}", container.id);
-                }
+                discard(container).await;
                 Err(err)
             }
         }
@@ -143,6 +148,13 @@ impl Shim {
             slots: &self.slots,
             reaper: &self.reaper,
         }
+    }
+}
+
+/// Removes a container that could not be made whole.
+async fn discard(container: &Container) {
+    if let Err(err) = container.engine.delete(&container.id, true).await {
+        warning!("container {}: {err}", container.id);
     }
 }
 

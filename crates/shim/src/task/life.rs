@@ -196,7 +196,7 @@ impl Shim {
         if container.settings.mounted {
             unmount_rootfs(&container.bundle).await;
         }
-        self.containers().remove(&container.id);
+        self.remove(&container.id);
         let exit = init.exit();
         let event = TaskDelete {
             container_id: container.id.clone(),

@@ -22,8 +22,9 @@ use std::time::Duration;
 use gantry_api::containerd::task::v3 as api;
 use gantry_api::containerd::task::v3::task_ttrpc::{Task, TaskServer};
 use gantry_errdefs::{Error, Result};
-use gantry_ttrpc::{Context, Open, Reply, Service};
+use gantry_ttrpc::{Context, Reply, Service};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::container::Container;
 use crate::events::Events;
@@ -33,6 +34,10 @@ use crate::stdio::Slots;
 
 /// A shim that is told to go waits this long for its last events to be taken.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// No daemon takes this long between starting a shim and creating a container in it, or between
+/// deleting the last container and ending it.
+const FORGOTTEN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Everything a serving shim has.
 #[derive(Debug)]
@@ -45,11 +50,14 @@ pub(crate) struct Shim {
     pub events: Arc<Events>,
     /// For logging programs.
     pub slots: Slots,
+    /// Told when the last container is gone.
+    emptied: Notify,
     /// Told when the shim is to end.
     pub stop: Notify,
     /// For tasks that outlive the call that starts them.
     this: Weak<Self>,
     containers: Mutex<HashMap<String, Entry>>,
+    last_call: Mutex<Instant>,
 }
 
 /// A name that is taken by a Create that runs, or a container.
@@ -72,15 +80,50 @@ impl Shim {
             reaper,
             events,
             slots,
+            emptied: Notify::new(),
             stop: Notify::new(),
             this: this.clone(),
             containers: Mutex::default(),
+            last_call: Mutex::new(Instant::now()),
         })
     }
 
     /// Whether no container is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.containers().is_empty()
+    }
+
+    /// Resolves when the shim was left behind: it has no container, and nobody has asked it
+    /// anything for [`FORGOTTEN_DEADLINE`]. A daemon that was killed between starting a shim and
+    /// using it, or between deleting its container and ending it, does not know of it any more.
+    pub(crate) async fn forgotten(&self) {
+        loop {
+            let last = *self.last_call.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = last.elapsed();
+            if waited < FORGOTTEN_DEADLINE {
+                tokio::time::sleep(FORGOTTEN_DEADLINE - waited).await;
+            } else if self.is_empty() {
+                return;
+            } else {
+                // Nothing to look at again before the last container is gone.
+                self.emptied.notified().await;
+                self.called();
+            }
+        }
+    }
+
+    /// Notes that somebody knows of this shim.
+    fn called(&self) {
+        *self.last_call.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Forgets a container.
+    fn remove(&self, id: &str) {
+        let mut containers = self.containers();
+        containers.remove(id);
+        if containers.is_empty() {
+            self.emptied.notify_one();
+        }
     }
 
     fn myself(&self) -> Option<Arc<Self>> {
@@ -120,29 +163,32 @@ fn bundle_of(request: &api::CreateTaskRequest) -> Result<PathBuf> {
     Err(Error::invalid_argument(format!("bundle {bundle:?}: not an absolute path")))
 }
 
-/// The service under its version 3 name.
-pub(crate) fn version_3(shim: &Arc<Shim>) -> impl Service {
-    TaskServer::new(shim.clone())
+/// The service under one of its names.
+pub(crate) struct Named {
+    name: &'static str,
+    shim: Arc<Shim>,
+    inner: TaskServer<Shim>,
 }
 
-/// The service under its version 2 name.
-pub(crate) fn version_2(shim: &Arc<Shim>) -> impl Service {
-    Version2(TaskServer::new(shim.clone()))
+impl Named {
+    /// The service under each of its names.
+    pub(crate) fn both(shim: &Arc<Shim>) -> [Self; 2] {
+        ["containerd.task.v2.Task", "containerd.task.v3.Task"].map(|name| Self {
+            name,
+            shim: shim.clone(),
+            inner: TaskServer::new(shim.clone()),
+        })
+    }
 }
 
-struct Version2(TaskServer<Shim>);
-
-impl Service for Version2 {
+impl Service for Named {
     fn name(&self) -> &'static str {
-        "containerd.task.v2.Task"
+        self.name
     }
 
     fn call(&self, method: &str, ctx: Context, payload: prost::bytes::Bytes) -> Reply {
-        self.0.call(method, ctx, payload)
-    }
-
-    fn stream(&self, method: &str, ctx: &Context) -> Option<Open> {
-        self.0.stream(method, ctx)
+        self.shim.called();
+        self.inner.call(method, ctx, payload)
     }
 }
 

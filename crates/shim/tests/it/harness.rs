@@ -28,8 +28,13 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Runs a test on a current-thread runtime; it fails when it takes longer than any may.
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    run_for(1, test);
+}
+
+/// As [`run`], with time for a number of rounds.
+pub(crate) fn run_for(rounds: u32, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let limit = PATIENCE * 3;
+    let limit = PATIENCE * (3 + rounds / 10);
     runtime.expect("a runtime").block_on(async {
         tokio::time::timeout(limit, test).await.expect("the test ends in time");
     });

@@ -1,0 +1,74 @@
+//! Many times the same, and what it leaves behind.
+
+use crate::harness::*;
+
+/// Rounds, unless the environment asks for more: the numbers we promise take minutes.
+fn rounds(default: u32) -> u32 {
+    std::env::var("GANTRY_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// The pages only this process has, in kB.
+fn private_kb(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a kernel's");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn root_execs_leave_nothing_in_memory() {
+    run_for(rounds(60), async {
+        let daemon = Daemon::start();
+        let bundle = daemon.bundle(&["sleep", "1000"]);
+        let shim = daemon.shim(&bundle).await;
+        let id = bundle.id.as_str();
+        shim.create(&bundle).await;
+        shim.start(id, "").await;
+        let run = async |exec: String| {
+            shim.exec(id, &exec, &["true"]).await.expect("added");
+            shim.start(id, &exec).await;
+            assert_eq!(shim.wait(id, &exec).await, 0);
+            shim.delete(id, &exec).await.expect("deleted");
+        };
+        for n in 0..20 {
+            run(format!("warm{n}")).await;
+        }
+        let before = private_kb(shim.pid);
+        for n in 0..rounds(60) {
+            run(format!("e{n}")).await;
+        }
+        let after = private_kb(shim.pid);
+        assert!(after <= before + before / 20 + 16, "{before} kB became {after} kB");
+        let descriptors =
+            std::fs::read_dir(format!("/proc/{}/fd", shim.pid)).expect("lists").count();
+        assert!(descriptors < 40, "{descriptors} descriptors");
+        let threads = std::fs::read_dir(format!("/proc/{}/task", shim.pid)).expect("lists").count();
+        assert_eq!(threads, 1, "one thread at rest");
+        shim.finish(&bundle).await;
+    });
+}
+
+#[test]
+fn root_every_kill_for_memory_is_told_once_and_first() {
+    run_for(rounds(10), async {
+        let daemon = Daemon::start();
+        for _ in 0..rounds(10) {
+            // The init itself is the victim, and dies at once.
+            let mut bundle = daemon.bundle(&["sh", "-c", "x=a; while true; do x=$x$x; done"]);
+            bundle.spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 12_000_000});
+            bundle.save();
+            let shim = daemon.shim(&bundle).await;
+            shim.create(&bundle).await;
+            shim.start(&bundle.id, "").await;
+            assert_eq!(shim.wait(&bundle.id, "").await, 137);
+            shim.finish(&bundle).await;
+            let ooms = daemon.events.ooms();
+            assert_eq!(ooms.iter().filter(|oom| oom.container_id == bundle.id).count(), 1);
+        }
+        let topics = daemon.events.topics();
+        for (n, topic) in topics.iter().enumerate() {
+            if topic == "/tasks/exit" {
+                assert_eq!(topics[n - 1], "/tasks/oom", "before event {n}");
+            }
+        }
+    });
+}
