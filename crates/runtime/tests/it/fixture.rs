@@ -10,8 +10,10 @@ use gantry_mount::Mount;
 use gantry_runtime::plugin::{Runtime as _, Task};
 use gantry_runtime::{Config, CreateOptions, Deadlines, EventService, Io, Manager};
 use gantry_ttrpc::{Address, Server};
+use prost::{Message as _, Name as _};
 use tokio::task::JoinHandle;
 
+use gantry_api::containerd::runc::v1::Options;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc::EventsServer;
 
 /// Whose shim runs the tasks.
@@ -113,9 +115,17 @@ impl Fixture {
                 ["rbind", "rw"],
             )],
             io: Io { stdout: out.clone(), stderr: out, ..Io::default() },
+            runtime_options: Some(self.runc_options()),
             ..CreateOptions::default()
         };
         manager.create(&self.namespace, id, options).await
+    }
+
+    /// runc keeps its state here as well, not where a system's own containerd has it.
+    fn runc_options(&self) -> Any {
+        let options =
+            Options { root: self.path("runc").display().to_string(), ..Options::default() };
+        Any { type_url: Options::full_name(), value: options.encode_to_vec() }
     }
 
     pub(crate) fn bundle(&self, id: &str) -> PathBuf {
