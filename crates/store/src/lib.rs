@@ -27,9 +27,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod copy;
+mod frames;
 mod key;
 mod mem;
 mod read;
+mod recover;
 mod redb_store;
 mod txn;
 mod work;

@@ -1,20 +1,25 @@
 //! The store over redb, and its writer thread.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use gantry_errdefs::{Class, Error, Result, ResultExt};
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    StorageError, Table, TableDefinition,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table,
+    TableDefinition,
 };
 use tokio::sync::mpsc;
 
+use crate::copy::{Copier, Copies, sync_dir_of};
+use crate::frames::Frame;
 use crate::read::{KvRead, Snapshot, Visit};
-use crate::txn::Writes;
+use crate::recover::recover;
+use crate::txn::{Hook, Writes};
 use crate::work::{Job, Store, run_hooks};
 
 /// Memory for cached pages unless configured. The daemon's records fit (a container record is
@@ -29,10 +34,10 @@ const WRITE_QUEUE_LEN: usize = 1024;
 const COMMIT_BATCH_LEN: usize = 256;
 
 /// The one table. Its name is part of the on-disk format.
-const RECORDS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+pub(crate) const RECORDS: TableDefinition<'static, &'static [u8], &'static [u8]> =
     TableDefinition::new("records");
 
-type Bytes = &'static [u8];
+pub(crate) type Bytes = &'static [u8];
 
 /// How to open a [`RedbStore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,24 +63,24 @@ pub struct RedbStore {
 
 impl RedbStore {
     /// Opens the database at `path`, creating it if missing. After an unclean end redb goes back
-    /// to the last whole commit by itself.
+    /// to the last whole commit by itself. Every page is checked; a file damaged otherwise is put
+    /// aside as `<path>.damaged` and made anew from the safety copy beside it (`<path>.dump-<n>`,
+    /// `<path>.log-<n>`), up to the last commit.
     ///
     /// # Errors
-    /// DataLoss when the file is damaged beyond that, with its path; Unavailable when another
-    /// process has it open; the I/O error's class otherwise.
+    /// DataLoss when the file is damaged and the copy is too, with its path; Unavailable when
+    /// another process has it open; the I/O error's class otherwise.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
-        let shared = Arc::new(Shared {
-            db: open_database(path, options)?,
-            latest: Mutex::new(None),
-            path: path.to_owned(),
-        });
+        let (db, fresh) = open_or_recover(path, options)?;
+        let copier = Copier::open(path, fresh)?;
+        let shared = Arc::new(Shared { db, latest: Mutex::new(None), path: path.to_owned() });
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_LEN);
         let writer = std::thread::Builder::new()
             .name("gantry-store".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || write_loop(&shared, jobs)
+                move || write_loop(&shared, jobs, copier)
             })
             .context(|| "starting the database writer thread")?;
         Ok(Self { shared, queue: Some(queue), writer: Some(writer) })
@@ -101,15 +106,7 @@ struct Shared {
 
 impl Store for RedbStore {
     fn view(&self) -> Result<Snapshot> {
-        let mut latest = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(snapshot) = &*latest {
-            return Ok(snapshot.clone());
-        }
-        let read = self.shared.db.begin_read().map_err(|e| self.shared.failed(e))?;
-        let table = read.open_table(RECORDS).map_err(|e| self.shared.failed(e))?;
-        let snapshot = Snapshot::new(RedbState(table));
-        *latest = Some(snapshot.clone());
-        Ok(snapshot)
+        self.shared.view()
     }
 
     fn submit(&self, job: Job) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -146,8 +143,20 @@ impl Shared {
         storage_error(&self.path, err.into())
     }
 
+    fn view(&self) -> Result<Snapshot> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = &*latest {
+            return Ok(snapshot.clone());
+        }
+        let read = self.db.begin_read().map_err(|e| self.failed(e))?;
+        let table = read.open_table(RECORDS).map_err(|e| self.failed(e))?;
+        let snapshot = Snapshot::new(RedbState(table));
+        *latest = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
     /// Runs a batch and commits it. Answers nobody: the error is the whole batch's.
-    fn commit(&self, jobs: &mut [Job]) -> Result<Vec<crate::txn::Hook>> {
+    fn commit(&self, jobs: &mut [Job], copier: &mut Copier) -> Result<Vec<Hook>> {
         let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
         txn.set_durability(Durability::Immediate)
             .map_err(|e| Error::internal(format!("database durability: {e}")))?;
@@ -158,13 +167,14 @@ impl Shared {
             for job in jobs {
                 let Some((writes, own_hooks)) = job.run(&WriteState(&table)) else { continue };
                 wrote |= !writes.is_empty();
-                merge(&mut table, writes).map_err(|e| self.failed(e))?;
+                merge(&mut table, writes, copier.frame()).map_err(|e| self.failed(e))?;
                 hooks.extend(own_hooks);
             }
         }
         if wrote {
             txn.commit().map_err(|e| self.failed(e))?;
             *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            copier.committed(|| self.view());
         } else {
             txn.abort().map_err(|e| self.failed(e))?;
         }
@@ -172,15 +182,18 @@ impl Shared {
     }
 }
 
-fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
+fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier) {
     let mut batch = Vec::with_capacity(COMMIT_BATCH_LEN);
+    let opened = Instant::now();
+    let mut dumped = false;
     while jobs.blocking_recv_many(&mut batch, COMMIT_BATCH_LEN) > 0 {
-        let failure = match shared.commit(&mut batch) {
+        let failure = match shared.commit(&mut batch, &mut copier) {
             Ok(hooks) => {
                 run_hooks(hooks);
                 None
             }
             Err(err) => {
+                copier.forget();
                 tracing::error!(path = %shared.path.display(), "database commit failed: {err}");
                 Some((err.class(), err.message().to_owned()))
             }
@@ -188,57 +201,113 @@ fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>) {
         for job in batch.drain(..) {
             job.finish(failure.as_ref().map(|(class, text)| Error::new(*class, text.as_str())));
         }
+        if !dumped && opened.elapsed() > Copier::first_dump_delay() {
+            dumped = true;
+            copier.dump(|| shared.view());
+        }
     }
 }
 
-fn merge(table: &mut Table<'_, Bytes, Bytes>, writes: Writes) -> Result<(), StorageError> {
+fn merge(
+    table: &mut Table<'_, Bytes, Bytes>,
+    writes: Writes,
+    copy: &mut Frame,
+) -> Result<(), StorageError> {
     for (key, value) in writes {
         match value {
-            Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
-            None => drop(table.remove(key.as_slice())?),
+            Some(value) => {
+                copy.put(&key, &value);
+                drop(table.insert(key.as_slice(), value.as_slice())?);
+            }
+            None => {
+                copy.delete(&key);
+                drop(table.remove(key.as_slice())?);
+            }
         }
     }
     Ok(())
 }
 
-fn open_database(path: &Path, options: &Options) -> Result<Database> {
-    let new = !path.exists();
-    let shown = path.display().to_string();
-    let db = Database::builder()
-        .set_cache_size(options.cache_bytes)
-        .set_repair_callback(move |session| {
-            tracing::warn!(path = %shown, progress = session.progress(), "repairing the database");
-        })
-        .create(path)
-        .map_err(|e| open_error(path, e))?;
-    // The table exists from here on, so that snapshots can open it.
-    let txn = db.begin_write().map_err(|e| storage_error(path, e.into()))?;
-    txn.open_table(RECORDS).map_err(|e| storage_error(path, e.into()))?;
-    txn.commit().map_err(|e| storage_error(path, e.into()))?;
-    if new && let Some(dir) = path.parent() {
-        std::fs::File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .context(|| format!("database {}: syncing its directory", path.display()))?;
+/// Opens the database, or makes it from its safety copy, or from nothing (and says so).
+fn open_or_recover(path: &Path, options: &Options) -> Result<(Database, bool)> {
+    match open_database(path, options) {
+        Ok(Some(db)) => return Ok((db, false)),
+        Ok(None) if Copies::find(path).is_ok_and(|copies| copies.is_empty()) => {
+            return Ok((create_database(path, options)?, true));
+        }
+        // A copy without its database: that was lost.
+        Ok(None) => recover(path, missing(path))?,
+        Err(damage) if damage.is_data_loss() => recover(path, damage)?,
+        Err(err) => return Err(err),
     }
+    Ok((open_database(path, options)?.ok_or_else(|| missing(path))?, false))
+}
+
+fn missing(path: &Path) -> Error {
+    Error::data_loss(format!("database {}: the file is missing", path.display()))
+}
+
+/// Opens a database that exists; None when there is none. redb may panic over a file that is
+/// damaged in a way its checks do not know; that is damage all the same.
+fn open_database(path: &Path, options: &Options) -> Result<Option<Database>> {
+    let exists = std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
+    if !exists {
+        return Ok(None);
+    }
+    let opened = std::panic::catch_unwind(|| {
+        let db = builder(path, options).set_check_integrity_on_open(true).open(path)?;
+        begin(&db)?;
+        Ok(db)
+    });
+    match opened {
+        Ok(result) => result.map(Some).map_err(|e| open_error(path, e)),
+        Err(_) => Err(Error::data_loss(format!("database {}: damaged", path.display()))),
+    }
+}
+
+fn create_database(path: &Path, options: &Options) -> Result<Database> {
+    let db = builder(path, options).create(path).map_err(|e| open_error(path, e.into()))?;
+    begin(&db).map_err(|e| open_error(path, e))?;
+    sync_dir_of(path)?;
     Ok(db)
 }
 
-fn open_error(path: &Path, err: DatabaseError) -> Error {
+fn builder(path: &Path, options: &Options) -> redb::Builder {
+    let shown = path.display().to_string();
+    let mut builder = Database::builder();
+    builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
+        tracing::warn!(path = %shown, progress = session.progress(), "repairing the database");
+    });
+    builder
+}
+
+/// Makes the table, so that snapshots can open it.
+fn begin(db: &Database) -> Result<(), redb::Error> {
+    let has_table = db.begin_read()?.open_table(RECORDS).is_ok();
+    if !has_table {
+        let txn = db.begin_write()?;
+        txn.open_table(RECORDS)?;
+        txn.commit()?;
+    }
+    Ok(())
+}
+
+fn open_error(path: &Path, err: redb::Error) -> Error {
     match err {
-        DatabaseError::DatabaseAlreadyOpen => {
+        redb::Error::DatabaseAlreadyOpen => {
             Error::unavailable(format!("database {}: another process has it open", path.display()))
         }
-        // Not a redb file at all reads as bad data: to us the records are gone.
-        DatabaseError::Storage(StorageError::Io(e))
-            if e.kind() == std::io::ErrorKind::InvalidData =>
+        // Cut short, or not a redb file at all.
+        redb::Error::Io(e)
+            if matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
         {
             Error::data_loss(format!("database {}: {e}", path.display())).with_source(e)
         }
-        other => storage_error(path, other.into()),
+        other => storage_error(path, other),
     }
 }
 
-fn storage_error(path: &Path, err: redb::Error) -> Error {
+pub(crate) fn storage_error(path: &Path, err: redb::Error) -> Error {
     let class = match &err {
         redb::Error::Io(e) => match Class::of_io(e) {
             // The caller's argument is fine; what we stored is not.

@@ -1,5 +1,7 @@
 //! The store suite, over every implementation, and what only redb can show.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
