@@ -91,12 +91,22 @@ impl MessageStream {
                 .await
                 .map_err(|e| Error::io("reading what is to be sent", e))?;
             if count == 0 {
-                return Ok(());
+                return self.finish().await;
             }
             window -= count as i64;
             let data = Data { data: Bytes::copy_from_slice(&buffer[..count]) };
             self.send(Any::pack(&data)).await?;
         }
+    }
+
+    /// Ends this side and waits for the other: dropping the call resets it, and what is still
+    /// under way would be lost.
+    async fn finish(self) -> Result<()> {
+        let Self { sender, mut receiver, .. } = self;
+        drop(sender);
+        // Why the other side ends is told by the transfer itself.
+        while let Ok(Some(_)) = receiver.message().await {}
+        Ok(())
     }
 
     /// Writes all that comes to `writer`, until the other side ends; returns the byte count.
