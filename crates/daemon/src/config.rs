@@ -219,9 +219,9 @@ impl Config {
 
     /// Whether the plugin `type.id` is switched off.
     pub fn is_disabled(&self, kind: &str, id: &str) -> bool {
-        self.disabled_plugins.iter().any(|uri| {
-            uri.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) == Some(id)
-        })
+        self.disabled_plugins
+            .iter()
+            .any(|uri| uri.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.')) == Some(id))
     }
 
     /// Checks what can be checked without touching the system.

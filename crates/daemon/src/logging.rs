@@ -57,10 +57,10 @@ pub fn init(debug: &Debug) -> Result<()> {
     let filter = if level == LevelFilter::TRACE {
         Targets::new().with_default(level)
     } else {
-        Targets::new()
-            .with_default(level)
-            .with_targets(["h2", "hyper", "hyper_util", "tower", "reqwest", "rustls"]
-                .map(|t| (t, LevelFilter::WARN)))
+        Targets::new().with_default(level).with_targets(
+            ["h2", "hyper", "hyper_util", "tower", "reqwest", "rustls"]
+                .map(|t| (t, LevelFilter::WARN)),
+        )
     };
     let registry = tracing_subscriber::registry().with(filter);
     let line = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);

@@ -99,7 +99,9 @@ fn value_of(name: &str, state: &State, rootfs: &str) -> Result<String> {
         "pid" => state.pid.to_string(),
         "status" => state.status.clone(),
         _ => {
-            return Err(Error::invalid_argument(format!("oci-hook: template {name:?}: unknown name")));
+            return Err(Error::invalid_argument(format!(
+                "oci-hook: template {name:?}: unknown name"
+            )));
         }
     })
 }

@@ -37,11 +37,22 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
             .requires(&[event, metadata, "io.containerd.shim.v1"])
             .host_platform()
             .export("log-uri-schemes", "fifo,binary,file"),
-        Plugin::new("io.containerd.transfer.v1", "local")
-            .requires(&["io.containerd.lease.v1", metadata, "io.containerd.differ.v1"]),
+        Plugin::new("io.containerd.transfer.v1", "local").requires(&[
+            "io.containerd.lease.v1",
+            metadata,
+            "io.containerd.differ.v1",
+        ]),
     ]);
-    for id in ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"]
-    {
+    for id in [
+        "containers",
+        "content",
+        "diff",
+        "images",
+        "introspection",
+        "namespaces",
+        "snapshots",
+        "tasks",
+    ] {
         plugins.push(Plugin::new(service, format!("{id}-service")).requires(&[metadata]));
     }
     for id in [

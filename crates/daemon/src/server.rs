@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use gantry_errdefs::{Error, Result};
 use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_stream::Stream;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_stream::Stream;
 
 use crate::catch_panic::CatchPanicLayer;
 use crate::connection::Cuttable;
 
 /// How long calls in flight may take to end once the daemon stops. Waits and subscriptions never
 /// end by themselves, so this is what a stop costs when clients are connected.
-pub(crate) const GRACE_MAX: Duration = Duration::from_secs(2);
+pub(crate) const GRACE_MAX: Duration = Duration::from_secs(1);
 
 /// How long cut connections may take to go.
 const CUT_MAX: Duration = Duration::from_secs(2);

@@ -48,11 +48,8 @@ fn publish_binary(current: PathBuf) -> PathBuf {
 
 fn socket_dir(config: &Config) -> PathBuf {
     let configured = &config.plugins.shim.socket_dir;
-    let dir = if configured.is_empty() {
-        config.state.join("s")
-    } else {
-        PathBuf::from(configured)
-    };
+    let dir =
+        if configured.is_empty() { config.state.join("s") } else { PathBuf::from(configured) };
     if dir.as_os_str().len() <= SOCKET_DIR_LEN_MAX {
         return dir;
     }

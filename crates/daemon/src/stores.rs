@@ -132,8 +132,7 @@ fn add(
     open: &mut BTreeMap<String, Arc<dyn Snapshotter>>,
     reports: &mut Vec<SnapshotterReport>,
 ) {
-    let mut report =
-        SnapshotterReport { name, root, capabilities: Vec::new(), error: None };
+    let mut report = SnapshotterReport { name, root, capabilities: Vec::new(), error: None };
     match opened {
         Ok((capabilities, snapshotter)) => {
             report.capabilities = capabilities;

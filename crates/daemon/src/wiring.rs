@@ -21,6 +21,9 @@ use tonic::service::Routes;
 use crate::config::{Config, MESSAGE_LEN_MAX};
 use crate::{identity, plugins, shims, stores};
 
+/// Connections of shims: each keeps one for its events, and a large host has some thousand pods.
+const SHIM_CONNECTIONS_MAX: usize = 16384;
+
 /// How often an ending daemon looks whether its database is still in use.
 const CLOSE_POLL: Duration = Duration::from_millis(10);
 
@@ -124,6 +127,7 @@ fn transfer(config: &Config, db: &Db, differ: &Differ) -> Transfer {
 pub(crate) fn shim_server(parts: &Parts) -> gantry_ttrpc::Server {
     let events = EventService::new(parts.runtime.clone());
     gantry_ttrpc::Server::builder()
+        .connections_max(SHIM_CONNECTIONS_MAX)
         .service(events_ttrpc::EventsServer::new(Arc::new(events)))
         .build()
 }

@@ -18,8 +18,8 @@ pub const LEASE_HEADER: &str = "containerd-lease";
 /// breaks the identifier rules.
 pub(crate) fn context<T>(request: &Request<T>) -> Result<Context> {
     let metadata = request.metadata();
-    let namespace = namespace(metadata)?
-        .ok_or_else(|| Error::failed_precondition("namespace is required"))?;
+    let namespace =
+        namespace(metadata)?.ok_or_else(|| Error::failed_precondition("namespace is required"))?;
     Ok(Context { namespace, lease: header(metadata, LEASE_HEADER)? })
 }
 

@@ -48,7 +48,10 @@ fn to_wire(envelope: &Envelope) -> types::Envelope {
 
 #[tonic::async_trait]
 impl Events for EventsService {
-    async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<()>, Status> {
+    async fn publish(
+        &self,
+        request: Request<wire::PublishRequest>,
+    ) -> Result<Response<()>, Status> {
         let ctx = call::context(&request)?;
         let request = request.into_inner();
         let event = request.event.map(convert::any).unwrap_or_default();
@@ -56,7 +59,10 @@ impl Events for EventsService {
         Ok(Response::new(()))
     }
 
-    async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<()>, Status> {
+    async fn forward(
+        &self,
+        request: Request<wire::ForwardRequest>,
+    ) -> Result<Response<()>, Status> {
         self.forward_envelope(request.into_inner().envelope)?;
         Ok(Response::new(()))
     }

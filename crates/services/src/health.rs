@@ -48,10 +48,8 @@ impl Health for HealthService {
         if !request.get_ref().service.is_empty() {
             // The protocol wants an answer here, not an error: the service may appear later.
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
-            let forever = futures_util::StreamExt::chain(
-                stream::iter([Ok(unknown)]),
-                stream::pending(),
-            );
+            let forever =
+                futures_util::StreamExt::chain(stream::iter([Ok(unknown)]), stream::pending());
             return Ok(Response::new(Box::pin(forever)));
         }
         let mut serving = self.serving.clone();

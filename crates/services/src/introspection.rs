@@ -93,10 +93,7 @@ pub trait PluginDetails: Send + Sync {
     ///
     /// # Errors
     /// What the part says.
-    async fn details(
-        &self,
-        options: prost_types::Any,
-    ) -> gantry_errdefs::Result<prost_types::Any>;
+    async fn details(&self, options: prost_types::Any) -> gantry_errdefs::Result<prost_types::Any>;
 }
 
 /// Tells what the daemon is made of.

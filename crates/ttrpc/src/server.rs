@@ -22,7 +22,8 @@ use crate::writer::Writer;
 use crate::{Context, Service};
 
 /// Connections served at a time; more wait in the socket's backlog. A shim has the daemon, the
-/// one before it while it restarts, and a person's tool.
+/// one before it while it restarts, and a person's tool; a daemon, which has every shim, says
+/// another number ([`ServerBuilder::connections_max`]).
 const CONNECTIONS_MAX: usize = 256;
 
 /// Calls that run at a time on one connection, of which most are waits for an exit. Beyond it
@@ -39,15 +40,29 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Server {
     services: Arc<HashMap<&'static str, Arc<dyn Service>>>,
+    connections_max: usize,
 }
 
 /// Collects the services of a [`Server`].
-#[derive(Default)]
 pub struct ServerBuilder {
     services: HashMap<&'static str, Arc<dyn Service>>,
+    connections_max: usize,
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self { services: HashMap::new(), connections_max: CONNECTIONS_MAX }
+    }
 }
 
 impl ServerBuilder {
+    /// Serves at most `count` connections at a time; more wait in the socket's backlog.
+    #[must_use]
+    pub fn connections_max(mut self, count: usize) -> Self {
+        self.connections_max = count;
+        self
+    }
+
     /// Adds a service; one of the same name is replaced.
     #[must_use]
     pub fn service(mut self, service: impl Service) -> Self {
@@ -57,7 +72,7 @@ impl ServerBuilder {
 
     /// The server.
     pub fn build(self) -> Server {
-        Server { services: Arc::new(self.services) }
+        Server { services: Arc::new(self.services), connections_max: self.connections_max }
     }
 }
 
@@ -71,7 +86,7 @@ impl Server {
     /// calls have two seconds to answer, and all connections close.
     pub async fn serve(&self, listener: UnixListener, stop: impl Future<Output = ()>) {
         let (stopping, stopped) = watch::channel(());
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Semaphore::new(self.connections_max));
         let mut connections = JoinSet::new();
         tokio::pin!(stop);
         loop {

@@ -26,7 +26,8 @@ impl FromStr for GoDuration {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::invalid_argument(format!("duration {text:?}: expect a form like 1m30s"));
+        let bad =
+            || Error::invalid_argument(format!("duration {text:?}: expect a form like 1m30s"));
         if text == "0" {
             return Ok(Self { text: text.to_owned(), value: Duration::ZERO });
         }

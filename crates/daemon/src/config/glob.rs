@@ -49,7 +49,8 @@ fn has_wildcard(text: &str) -> bool {
 
 /// Whether `name` fits `pattern`: the classic two-pointer walk, linear but for the last star.
 fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {

@@ -15,8 +15,7 @@ const FILES_MAX: usize = 1024;
 const FILE_LEN_MAX: u64 = 4 << 20;
 
 /// Sections whose entries replace each other whole when files are merged.
-const REPLACED_SECTIONS: [&str; 4] =
-    ["plugins", "proxy_plugins", "stream_processors", "timeouts"];
+const REPLACED_SECTIONS: [&str; 4] = ["plugins", "proxy_plugins", "stream_processors", "timeouts"];
 
 /// A configuration with what was odd about its files.
 #[derive(Clone, Debug)]
@@ -59,7 +58,8 @@ fn from_table(table: Table, flavour: Flavour, mut warnings: Vec<String>) -> Resu
     })?;
     unknown_keys(&table, &to_table(&config)?, &mut Vec::new(), &mut warnings);
     for name in config.plugins.other.keys() {
-        warnings.push(format!("plugins.{name:?}: this plugin is not built, its section is ignored"));
+        warnings
+            .push(format!("plugins.{name:?}: this plugin is not built, its section is ignored"));
     }
     Ok(Loaded { config, warnings })
 }
@@ -115,7 +115,8 @@ fn read(path: &Path) -> Result<String> {
 
 fn parse_table(text: &str, name: &str) -> Result<Table> {
     text.parse::<Table>().map_err(|e| {
-        let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+        let line =
+            e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
         Error::invalid_argument(format!("{name}: line {line}: {}", e.message().trim()))
     })
 }

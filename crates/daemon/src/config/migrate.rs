@@ -81,7 +81,7 @@ pub fn migrate(table: &mut Table, warnings: &mut Vec<String>) -> Result<()> {
 }
 
 fn to_v2(table: &mut Table, warnings: &mut Vec<String>) {
-    if table.remove("plugin_dir").is_some() {
+    if table.remove("plugin_dir").is_some_and(|dir| dir.as_str() != Some("")) {
         warnings.push("plugin_dir: external plugin files are not supported, ignored".to_owned());
     }
     for list in ["disabled_plugins", "required_plugins"] {

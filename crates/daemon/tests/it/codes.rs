@@ -68,7 +68,8 @@ fn container(id: &str) -> containers::Container {
 async fn containers_refuse() {
     use containers::{
         CreateContainerRequest as Create, DeleteContainerRequest as Delete,
-        GetContainerRequest as Get, ListContainersRequest as List, UpdateContainerRequest as Update,
+        GetContainerRequest as Get, ListContainersRequest as List,
+        UpdateContainerRequest as Update,
     };
     let daemon = Harness::start().await;
     let mut c = containers::containers_client::ContainersClient::new(daemon.channel());
@@ -119,7 +120,8 @@ async fn images_refuse() {
         size: 1,
         ..Default::default()
     };
-    let image = |name: &str| Image { name: name.into(), target: Some(target()), ..Default::default() };
+    let image =
+        |name: &str| Image { name: name.into(), target: Some(target()), ..Default::default() };
     let create = |image| Create { image: Some(image), source_date_epoch: None };
     refuse!(c.create(Create::default()), InvalidArgument, "image");
     refuse!(c.create(create(image(""))), InvalidArgument, "name");
@@ -144,10 +146,7 @@ async fn images_refuse() {
     refuse!(c.update(update("b", &["labels"])), NotFound, "not found");
     refuse!(c.update(update("a", &["name"])), InvalidArgument, "name");
     refuse!(c.delete(Delete { name: "b".into(), ..Default::default() }), NotFound, "not found");
-    let other = Descriptor {
-        digest: format!("sha256:{}", "0".repeat(64)),
-        ..target()
-    };
+    let other = Descriptor { digest: format!("sha256:{}", "0".repeat(64)), ..target() };
     let guarded = Delete { name: "a".into(), target: Some(other), sync: false };
     refuse!(c.delete(guarded), NotFound, "");
     c.delete(ns(Delete { name: "a".into(), sync: true, target: Some(target()) })).await.unwrap();
@@ -171,8 +170,7 @@ async fn leases_refuse() {
     refuse!(c.delete(Delete { id: "x".into(), sync: false }), NotFound, "");
     refuse!(c.list(List { filters: bad_filter() }), InvalidArgument, "");
     refuse!(c.list_resources(Members { id: "x".into() }), NotFound, "");
-    let resource =
-        |kind: &str| Some(Resource { id: "any".into(), r#type: kind.into() });
+    let resource = |kind: &str| Some(Resource { id: "any".into(), r#type: kind.into() });
     let add = |id: &str, kind: &str| Add { id: id.into(), resource: resource(kind) };
     refuse!(c.add_resource(add("x", "images")), NotFound, "");
     refuse!(c.add_resource(add("l", "colours")), Unimplemented, "colours");
@@ -323,7 +321,8 @@ async fn tasks_refuse() {
     refuse!(c.exec(exec("")), InvalidArgument, "");
     refuse!(c.exec(exec("a/b")), InvalidArgument, "a/b");
     refuse!(c.exec(exec("e")), NotFound, "not found");
-    let create = |id: &str| tasks::CreateTaskRequest { container_id: id.into(), ..Default::default() };
+    let create =
+        |id: &str| tasks::CreateTaskRequest { container_id: id.into(), ..Default::default() };
     refuse!(c.create(create("gone")), NotFound, "container");
     let metrics = tasks::MetricsRequest { filters: bad_filter() };
     refuse!(c.metrics(metrics), Unknown, "");

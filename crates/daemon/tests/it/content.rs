@@ -45,11 +45,7 @@ fn stat(reference: &str) -> WriteContentRequest {
 }
 
 pub(crate) fn message(action: WriteAction, reference: &str) -> WriteContentRequest {
-    WriteContentRequest {
-        action: action.into(),
-        r#ref: reference.to_owned(),
-        ..Default::default()
-    }
+    WriteContentRequest { action: action.into(), r#ref: reference.to_owned(), ..Default::default() }
 }
 
 fn data(offset: i64, bytes: &[u8]) -> WriteContentRequest {
@@ -119,11 +115,7 @@ async fn an_ingest_from_first_message_to_blob() {
     let info = client.info(ns(InfoRequest { digest: digest.clone() })).await.unwrap().into_inner();
     let info = info.info.unwrap();
     assert_eq!((info.size, info.labels["a"].as_str()), (11, "1"));
-    refused(
-        client.status(ns(StatusRequest { r#ref: "r1".into() })).await,
-        Code::NotFound,
-        "r1",
-    );
+    refused(client.status(ns(StatusRequest { r#ref: "r1".into() })).await, Code::NotFound, "r1");
     assert_eq!(read(&mut client, &digest, 0, 0).await.0, b"hello world");
     assert_eq!(read(&mut client, &digest, 6, 2).await, (b"wo".to_vec(), vec![0]));
     let past = ReadContentRequest { digest: digest.clone(), offset: 12, size: 0 };

@@ -1,5 +1,6 @@
 //! Events through the daemon.
 
+use gantry_api::Payload as _;
 use gantry_api::containerd::events::ContainerDelete;
 use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
 use gantry_api::containerd::services::containers::v1::{
@@ -10,7 +11,6 @@ use gantry_api::containerd::services::events::v1::{
     ForwardRequest, PublishRequest, SubscribeRequest,
 };
 use gantry_api::containerd::types::Envelope;
-use gantry_api::Payload as _;
 use prost_types::Any;
 use tonic::{Code, Request};
 

@@ -46,10 +46,6 @@ impl Harness {
         self.channel.clone()
     }
 
-    pub(crate) fn running(&self) -> &Running {
-        self.running.as_ref().unwrap()
-    }
-
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }

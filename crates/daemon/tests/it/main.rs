@@ -1,5 +1,7 @@
 //! The daemon over its real socket, with the generated clients.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod codes;
 mod content;
 mod events;
@@ -8,3 +10,4 @@ mod lifecycle;
 mod program;
 mod restart;
 mod streams;
+mod transfer;

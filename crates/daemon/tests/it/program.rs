@@ -58,7 +58,8 @@ fn prints_configurations() {
     let dump = run(&["--config", file, "--root", "/z", "config", "dump"]);
     let dump: toml::Table = text(&dump.stdout).parse().unwrap();
     assert_eq!(dump["root"].as_str(), Some("/z"), "flags win");
-    let migrated: toml::Table = text(&run(&["-c", file, "config", "migrate"]).stdout).parse().unwrap();
+    let migrated: toml::Table =
+        text(&run(&["-c", file, "config", "migrate"]).stdout).parse().unwrap();
     assert_eq!(migrated["version"].as_integer(), Some(4));
     let grpc = &migrated["plugins"]["io.containerd.server.v1.grpc"];
     assert_eq!(grpc["address"].as_str(), Some("/y"));

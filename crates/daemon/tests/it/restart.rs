@@ -6,13 +6,13 @@ use gantry_api::containerd::services::containers::v1::{
 };
 use gantry_api::containerd::services::content::v1::content_client::ContentClient;
 use gantry_api::containerd::services::content::v1::{
-    InfoRequest, StatusRequest, UpdateRequest, Info, WriteAction,
+    Info, InfoRequest, StatusRequest, UpdateRequest, WriteAction,
 };
 use gantry_api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
 use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::services::leases::v1::{CreateRequest, ListRequest};
-use gantry_api::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use gantry_api::containerd::services::namespaces::v1::ListNamespacesRequest;
+use gantry_api::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use gantry_api::containerd::services::snapshots::v1::{
     CommitSnapshotRequest, PrepareSnapshotRequest, StatSnapshotRequest,

@@ -128,7 +128,8 @@ async fn commit(
     message: WriteContentRequest,
     mut answer: WriteContentResponse,
 ) -> Result<WriteContentResponse> {
-    let session = session.ok_or_else(|| Error::internal("content ingest: commit without ingest"))?;
+    let session =
+        session.ok_or_else(|| Error::internal("content ingest: commit without ingest"))?;
     let labels = convert::labels(message.labels);
     let digest = session.writer.commit(session.total, session.expected.as_ref(), labels).await?;
     answer.digest = digest.into();

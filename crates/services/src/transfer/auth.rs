@@ -52,10 +52,9 @@ impl Credentials for StreamCredentials {
         })?;
         Ok(match answer.auth_type() {
             wire::AuthType::None => None,
-            wire::AuthType::Credentials => Some(Credential::Basic {
-                username: answer.username,
-                secret: answer.secret,
-            }),
+            wire::AuthType::Credentials => {
+                Some(Credential::Basic { username: answer.username, secret: answer.secret })
+            }
             wire::AuthType::Refresh => Some(Credential::RefreshToken(answer.secret)),
             wire::AuthType::Header => Some(Credential::Header(answer.secret)),
         })

@@ -55,11 +55,9 @@ impl TransferService {
             }
             (Place::Import { stream }, Place::Store(to)) => {
                 let stream = self.streams.take(&ctx.namespace, &stream)?;
-                pipes::read(stream, |archive| {
-                    self.transfer.import(ctx, archive, &to, &progress)
-                })
-                .await
-                .map(drop)
+                pipes::read(stream, |archive| self.transfer.import(ctx, archive, &to, &progress))
+                    .await
+                    .map(drop)
             }
             (Place::Store(from), Place::Export { stream, options }) => {
                 let stream = self.streams.take(&ctx.namespace, &stream)?;
@@ -70,11 +68,9 @@ impl TransferService {
                 let to = self.streams.take(&ctx.namespace, &to)?;
                 pipes::echo(from, to).await
             }
-            (from, to) => Err(Error::unimplemented(format!(
-                "transfer from {} to {}",
-                from.name(),
-                to.name()
-            ))),
+            (from, to) => {
+                Err(Error::unimplemented(format!("transfer from {} to {}", from.name(), to.name())))
+            }
         }
     }
 
@@ -100,13 +96,8 @@ impl TransferService {
     ) -> Outcome<()> {
         let resolver = to.resolver(self.transfer.resolver(), &self.streams, ctx)?;
         let platform = (!from.platforms.is_empty()).then(|| from.matcher());
-        let options = PushOptions {
-            image: from.name,
-            reference: to.reference,
-            resolver,
-            platform,
-            progress,
-        };
+        let options =
+            PushOptions { image: from.name, reference: to.reference, resolver, platform, progress };
         self.transfer.push(ctx, options).await.map(drop)
     }
 
@@ -118,10 +109,8 @@ impl TransferService {
         stream: Stream,
         progress: &ProgressSink,
     ) -> Outcome<()> {
-        pipes::write(stream, |archive| {
-            self.transfer.export(ctx, from, options, archive, progress)
-        })
-        .await
+        pipes::write(stream, |archive| self.transfer.export(ctx, from, options, archive, progress))
+            .await
     }
 }
 

@@ -68,7 +68,9 @@ impl Place {
             let platforms = if export.all_platforms || export.platforms.is_empty() {
                 Matcher::all()
             } else {
-                Matcher::ordered(&export.platforms.into_iter().map(convert::platform).collect::<Vec<_>>())
+                Matcher::ordered(
+                    &export.platforms.into_iter().map(convert::platform).collect::<Vec<_>>(),
+                )
             };
             let options = ExportOptions {
                 platforms,

@@ -1,0 +1,194 @@
+//! Transfers: what goes over named streams and between registries and the store.
+
+use gantry_api::Payload as _;
+use gantry_api::containerd::services::images::v1::GetImageRequest;
+use gantry_api::containerd::services::images::v1::images_client::ImagesClient;
+use gantry_api::containerd::services::snapshots::v1::StatSnapshotRequest;
+use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
+use gantry_api::containerd::services::streaming::v1::StreamInit;
+use gantry_api::containerd::services::streaming::v1::streaming_client::StreamingClient;
+use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
+use gantry_api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
+use gantry_api::containerd::types::transfer::{
+    Data, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, Progress,
+    RegistryResolver, UnpackConfiguration, WindowUpdate,
+};
+use gantry_testkit::{Image, Registry};
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use crate::harness::{Harness, ns, refused};
+
+/// A client's end of a named stream.
+struct Named {
+    send: mpsc::Sender<Any>,
+    answers: Streaming<Any>,
+}
+
+async fn open(channel: Channel, id: &str) -> Named {
+    let (send, messages) = mpsc::channel(4);
+    send.try_send(Any::pack(&StreamInit { id: id.to_owned() })).unwrap();
+    let request = ns(ReceiverStream::new(messages));
+    let mut answers = StreamingClient::new(channel).stream(request).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    Named { send, answers }
+}
+
+/// Sends bytes as the daemon grants them, then closes.
+async fn feed(mut stream: Named, bytes: Vec<u8>) {
+    let mut rest = bytes.as_slice();
+    let mut window = 0_usize;
+    while !rest.is_empty() {
+        while window == 0 {
+            let Ok(Some(message)) = stream.answers.message().await else { return };
+            let update: WindowUpdate = message.unpack().unwrap().unwrap();
+            window += usize::try_from(update.update).unwrap();
+        }
+        let len = rest.len().min(window).min(32 << 10);
+        let data = Data { data: rest[..len].to_vec().into() };
+        if stream.send.send(Any::pack(&data)).await.is_err() {
+            return;
+        }
+        window -= len;
+        rest = &rest[len..];
+    }
+    drop(stream.send);
+    while let Ok(Some(_)) = stream.answers.message().await {}
+}
+
+/// Takes bytes in small grants until the daemon closes.
+async fn collect(mut stream: Named) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let grant = Any::pack(&WindowUpdate { update: 10_000 });
+    stream.send.send(grant.clone()).await.unwrap();
+    let mut left = 10_000;
+    while let Ok(Some(message)) = stream.answers.message().await {
+        let data: Data = message.unpack().unwrap().unwrap();
+        assert!(data.data.len() <= left, "more than was granted");
+        left -= data.data.len();
+        bytes.extend_from_slice(&data.data);
+        if left == 0 {
+            let _ = stream.send.send(grant.clone()).await;
+            left = 10_000;
+        }
+    }
+    bytes
+}
+
+fn request(from: Any, to: Any) -> TransferRequest {
+    TransferRequest { source: Some(from), destination: Some(to), options: None }
+}
+
+fn store(name: &str) -> ImageStore {
+    ImageStore { name: name.to_owned(), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_an_archive_goes_in_and_comes_out_over_streams() {
+    let daemon = Harness::start().await;
+    let mut client = TransferClient::new(daemon.channel());
+    let image = Image::busybox();
+    let file = daemon.path().join("image.tar");
+    image.write_oci_tar(&file, "docker.io/library/bb:v1");
+    let archive = std::fs::read(file).unwrap();
+
+    let stream = open(daemon.channel(), "in").await;
+    let feeding = tokio::spawn(feed(stream, archive));
+    let import = ImageImportStream { stream: "in".into(), ..Default::default() };
+    let unpack = UnpackConfiguration { platform: None, snapshotter: "overlayfs".into() };
+    let into = ImageStore { unpacks: vec![unpack], ..store("docker.io/library/bb:v1") };
+    client.transfer(ns(request(Any::pack(&import), Any::pack(&into)))).await.unwrap();
+    feeding.await.unwrap();
+
+    let mut images = ImagesClient::new(daemon.channel());
+    let get = |name: &str| ns(GetImageRequest { name: name.to_owned() });
+    images.get(get("docker.io/library/bb:v1")).await.unwrap();
+    let mut snapshots = SnapshotsClient::new(daemon.channel());
+    let key = image.diff_ids()[0].to_string();
+    let stat = StatSnapshotRequest { snapshotter: "overlayfs".into(), key };
+    snapshots.stat(ns(stat)).await.expect("it is unpacked");
+
+    let tag = request(Any::pack(&store("docker.io/library/bb:v1")), Any::pack(&store("other:v2")));
+    client.transfer(ns(tag)).await.unwrap();
+    images.get(get("other:v2")).await.unwrap();
+
+    let stream = open(daemon.channel(), "out").await;
+    let collecting = tokio::spawn(collect(stream));
+    let export = ImageExportStream { stream: "out".into(), ..Default::default() };
+    client.transfer(ns(request(Any::pack(&store("other:v2")), Any::pack(&export)))).await.unwrap();
+    let archive = collecting.await.unwrap();
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
+        names.push(entry.unwrap().path().unwrap().to_string_lossy().into_owned());
+    }
+    assert!(names.iter().any(|n| n == "index.json"), "{names:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_an_image_is_pulled_with_progress_and_pushed() {
+    let daemon = Harness::start().await;
+    let registry = tokio::task::spawn_blocking(Registry::start).await.unwrap();
+    let address = registry.host().to_owned();
+    let registry = tokio::task::spawn_blocking(move || {
+        Image::busybox().push(&registry, "bb:latest");
+        registry
+    })
+    .await
+    .unwrap();
+    let mut client = TransferClient::new(daemon.channel());
+    let at = |tag: &str| {
+        let resolver = RegistryResolver { default_scheme: "http".into(), ..Default::default() };
+        let reference = format!("{address}/bb:{tag}");
+        Any::pack(&OciRegistry { reference, resolver: Some(resolver) })
+    };
+    let name = format!("{address}/bb:latest");
+
+    let mut progress = open(daemon.channel(), "progress").await;
+    let listening = tokio::spawn(async move {
+        let mut events = Vec::new();
+        while let Ok(Some(message)) = progress.answers.message().await {
+            events.push(message.unpack::<Progress>().unwrap().unwrap().event);
+        }
+        events
+    });
+    let mut pull = request(at("latest"), Any::pack(&store(&name)));
+    pull.options = Some(TransferOptions { progress_stream: "progress".into() });
+    client.transfer(ns(pull)).await.unwrap();
+    let events = listening.await.unwrap();
+    for wanted in ["downloading", "complete", "saved"] {
+        assert!(events.iter().any(|e| e == wanted), "{wanted} in {events:?}");
+    }
+    client.transfer(ns(request(Any::pack(&store(&name)), at("pushed")))).await.unwrap();
+    client.transfer(ns(request(at("pushed"), Any::pack(&store("again"))))).await.unwrap();
+    let gone = client.transfer(ns(request(at("gone"), Any::pack(&store("gone"))))).await;
+    refused(gone, Code::NotFound, "not found");
+    tokio::task::spawn_blocking(move || drop(registry)).await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_moved_is_refused() {
+    let daemon = Harness::start().await;
+    let mut client = TransferClient::new(daemon.channel());
+    let registry = || Any::pack(&OciRegistry { reference: "a.b/c:d".into(), resolver: None });
+    let between = client.transfer(ns(request(registry(), registry()))).await;
+    refused(between, Code::Unimplemented, "transfer from OCIRegistry to OCIRegistry");
+    let unknown = Any { type_url: "x.Y".into(), value: Vec::new() };
+    refused(client.transfer(ns(request(unknown, registry()))).await, Code::Unknown, "x.Y");
+    let import = ImageImportStream { stream: "nope".into(), ..Default::default() };
+    let missing = request(Any::pack(&import), Any::pack(&store("a")));
+    refused(client.transfer(ns(missing)).await, Code::NotFound, "nope");
+    refused(client.transfer(ns(TransferRequest::default())).await, Code::InvalidArgument, "source");
+
+    let stream = open(daemon.channel(), "broken").await;
+    let feeding = tokio::spawn(feed(stream, vec![7; 100_000]));
+    let import = ImageImportStream { stream: "broken".into(), ..Default::default() };
+    let garbage = request(Any::pack(&import), Any::pack(&store("a")));
+    refused(client.transfer(ns(garbage)).await, Code::InvalidArgument, "");
+    feeding.await.unwrap();
+    daemon.stop().await;
+}
