@@ -218,17 +218,20 @@ impl Transfer {
             .iter()
             .flat_map(|snapshotter| unpack_for(snapshotter, &platforms))
             .collect();
-        let base = options.base_name.map(|name| wire::ImageReference {
-            name,
+        // Without a base name, images keep the full names that the archive gives them; the dated
+        // one is for those named by a bare tag.
+        let named = options.base_name.is_some();
+        let base = wire::ImageReference {
+            name: options.base_name.unwrap_or_else(dated_name),
             is_prefix: true,
-            allow_overwrite: true,
+            allow_overwrite: !named,
             add_digest: options.digests,
             skip_named_digest: options.digests,
-        });
+        };
         let store = wire::ImageStore {
             name: options.index_name.unwrap_or_default(),
             platforms,
-            extra_references: base.into_iter().collect(),
+            extra_references: vec![base],
             unpacks,
             ..wire::ImageStore::default()
         };
@@ -390,4 +393,10 @@ fn step_of(step: wire::Progress) -> Progress {
         total: step.total,
         descriptor: step.desc.and_then(|d| descriptor(d).ok()),
     }
+}
+
+/// `import-<year>-<month>-<day>`, as ctr names images that have no name of their own.
+fn dated_name() -> String {
+    let now = gantry_core::timestamp::format(std::time::SystemTime::now());
+    format!("import-{}", now.split('T').next().unwrap_or_default())
 }
