@@ -52,6 +52,19 @@ impl Inflight {
         Some(Guard { registry: self.clone(), name: name.to_owned() })
     }
 
+    /// Takes `name` exclusively, waiting for its users to end.
+    pub(crate) async fn exclusive(&self, name: &str) -> Guard {
+        loop {
+            let freed = self.0.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some(guard) = self.try_exclusive(name) {
+                return guard;
+            }
+            freed.await;
+        }
+    }
+
     fn names(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }

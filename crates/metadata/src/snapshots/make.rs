@@ -203,7 +203,7 @@ impl Snapshots {
         }
         // What happens between the look and the record could not be undone in the backend: it is
         // made not to happen, by doing one thing at a time to a name.
-        let _busy = self.busy(&ctx, &name, &key)?;
+        let _busy = self.busy(&ctx, &name, &key).await;
         let view = self.db.view()?;
         check_lease(&view, &ctx)?;
         let record = self.read(&view, &ctx, &key)?;
@@ -280,16 +280,16 @@ impl Snapshots {
         Some(self.db.shared.inflight.enter(&name).await)
     }
 
-    /// Holds the names of a commit.
-    fn busy(&self, ctx: &Context, name: &str, key: &str) -> Result<(Guard, Guard)> {
-        let hold = |text: &str| {
-            let held = format!("commit {} {} {text}", self.name, ctx.namespace);
-            let inflight = &self.db.shared.inflight;
-            inflight
-                .try_exclusive(&held)
-                .ok_or_else(|| Error::unavailable(format!("snapshot {text:?} is being committed")))
-        };
-        Ok((hold(name)?, hold(key)?))
+    /// Holds the names of a commit. One that comes while another works on a name waits, and is then
+    /// told what became of it: clients that unpack the same layer at once take AlreadyExists for
+    /// success.
+    async fn busy(&self, ctx: &Context, name: &str, key: &str) -> (Guard, Guard) {
+        let held = |text: &str| format!("commit {} {} {text}", self.name, ctx.namespace);
+        // In one order, so that two commits never wait for each other.
+        let (first, second) = if name < key { (name, key) } else { (key, name) };
+        let inflight = &self.db.shared.inflight;
+        let first = inflight.exclusive(&held(first)).await;
+        (first, inflight.exclusive(&held(second)).await)
     }
 
     async fn lease_target(&self, ctx: &Context, target: &str) -> Result<()> {

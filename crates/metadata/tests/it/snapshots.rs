@@ -138,11 +138,24 @@ async fn commits_of_one_name_do_not_meet() {
     for task in tasks {
         match task.await.unwrap() {
             Ok(()) => won += 1,
-            Err(err) => assert!(err.is_already_exists() || err.is_unavailable(), "{err}"),
+            Err(err) => assert!(err.is_already_exists(), "{err}"),
         }
     }
     assert_eq!(won, 1);
     assert_eq!(sn.list(&ctx, &[]).await.unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn commits_to_each_others_names_end() {
+    let w = World::new();
+    let (ctx, sn) = (ctx("default"), w.db.snapshotter(SN).unwrap());
+    for key in ["a", "b"] {
+        sn.prepare(&ctx, key, None, map(&[])).await.unwrap();
+    }
+    let commit = |name, key| sn.commit(&ctx, name, key, CommitOptions::default());
+    let (ab, ba) = tokio::join!(commit("a", "b"), commit("b", "a"));
+    fails(ab, Class::AlreadyExists);
+    fails(ba, Class::AlreadyExists);
 }
 
 /// A remote snapshotter: has the layers of target references that end in `-remote` at hand.
