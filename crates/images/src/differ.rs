@@ -1,5 +1,7 @@
 //! Applying layers onto mounts, and writing the difference of mounts as a layer.
 
+mod place;
+
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use gantry_content::WriterOptions;
 use gantry_core::{Context, Descriptor, Labels, media_types};
 use gantry_errdefs::{Error, Result};
 use gantry_metadata::{ContentWriter, Db};
-use gantry_mount::{Mount, Options, TempMount, TempRoot};
+use gantry_mount::{Mount, TempMount, TempRoot};
 use tokio::sync::{Semaphore, mpsc};
 
+use self::place::{Place, overlay_changes, place};
 use crate::lease;
 
 /// Label on a compressed layer: the digest of the tar within.
@@ -214,7 +217,7 @@ impl Differ {
         Ok(diffed)
     }
 
-    async fn slot(&self, origin: Origin) -> Result<tokio::sync::OwnedSemaphorePermit> {
+    pub(crate) async fn slot(&self, origin: Origin) -> Result<tokio::sync::OwnedSemaphorePermit> {
         let slots = match origin {
             Origin::Store => Arc::clone(&self.local),
             Origin::Elsewhere => Arc::clone(&self.streams),
@@ -320,50 +323,6 @@ impl Read for Stoppable {
     }
 }
 
-/// Where a layer of mounts lives, if that is plain to see.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// One directory.
-    Dir(PathBuf),
-    /// An overlay: upper directory (none when read-only), those below it newest first.
-    Overlay { upper: Option<PathBuf>, lowers: Vec<PathBuf>, userxattr: bool },
-    /// Only mounting will tell.
-    Other,
-}
-
-/// Looks at mounts without making them.
-fn place(mounts: &[Mount]) -> Place {
-    let [mount] = mounts else { return Place::Other };
-    let options = Options::parse(&mount.options);
-    if !mount.target.is_empty() || options.uid_map.is_some() || options.looped {
-        return Place::Other;
-    }
-    if options.bind.is_some() || mount.kind == "bind" {
-        return Place::Dir(PathBuf::from(&mount.source));
-    }
-    if mount.kind != "overlay" {
-        return Place::Other;
-    }
-    let mut found = (None, Vec::new(), false);
-    for option in &options.data {
-        match option.split_once('=') {
-            // Escapes are the kernel's to undo.
-            Some(_) if option.contains('\\') => return Place::Other,
-            Some(("upperdir", dir)) => found.0 = Some(PathBuf::from(dir)),
-            Some(("lowerdir", dirs)) => found.1 = dirs.split(':').map(PathBuf::from).collect(),
-            Some(("lowerdir+" | "datadir+", _)) => return Place::Other,
-            Some(("redirect_dir" | "metacopy", "on")) => return Place::Other,
-            None if option == "userxattr" => found.2 = true,
-            _ => {}
-        }
-    }
-    let (upper, lowers, userxattr) = found;
-    if lowers.is_empty() || lowers.iter().any(|l| !l.is_absolute()) {
-        return Place::Other;
-    }
-    Place::Overlay { upper, lowers, userxattr }
-}
-
 fn apply_to(
     reader: impl Read + Send,
     mounts: &[Mount],
@@ -421,19 +380,6 @@ fn diff_mounts(
     gantry_archive::diff(&changes, out, options)
 }
 
-/// The upper directory of `right`, when `left` is exactly what lies below it.
-fn overlay_changes(left: &[Mount], right: &[Mount]) -> Option<Changes> {
-    let Place::Overlay { upper: Some(upper), lowers, userxattr } = place(right) else {
-        return None;
-    };
-    let below = match place(left) {
-        Place::Dir(dir) => vec![dir],
-        Place::Overlay { upper: None, lowers, .. } => lowers,
-        _ => return None,
-    };
-    (below == lowers).then_some(Changes::OverlayUpper { upper, userxattr })
-}
-
 /// A tree to read: in place where it is a plain directory, else mounted read-only.
 enum See {
     Place(PathBuf),
@@ -455,6 +401,3 @@ impl See {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

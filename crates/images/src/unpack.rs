@@ -5,6 +5,8 @@
 //! the image config promises, and committed under its chain ID; images that share layers share
 //! snapshots. Two unpackings of one chain ID do the work once.
 
+mod ahead;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -400,7 +402,7 @@ fn committed_labels(task: &LayerTask) -> Labels {
 }
 
 /// What the annotations of a layer tell its snapshotter.
-fn inherited_labels(layer: &Descriptor) -> Labels {
+pub(crate) fn inherited_labels(layer: &Descriptor) -> Labels {
     let told = layer.annotations.iter().filter(|(k, _)| k.starts_with(label::INHERITED_PREFIX));
     told.map(|(k, v)| (k.clone(), v.clone())).collect()
 }

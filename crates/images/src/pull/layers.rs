@@ -1,16 +1,16 @@
-//! The layers of one manifest: fetched side by side, unpacked from the lowest up.
+//! The layers of one manifest: fetched side by side, and unpacked meanwhile.
 //!
-//! Each layer is a task of its own that downloads into the content store. The unpacker goes
-//! through the layers in order. If it waits for a layer when that layer's first byte comes, the
-//! bytes take both ways at once; otherwise the layer is read back when it is complete, most likely
-//! from the page cache.
+//! Each layer is a task of its own that downloads into the content store. Where an unpacker waits
+//! for the layer when its first byte comes, the bytes take both ways at once; otherwise the layer
+//! is read back when it is complete, most likely from the page cache. A snapshotter that allows
+//! it has all layers unpacked side by side, another one from the lowest up.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use gantry_core::image::{ImageConfig, Manifest, chain_ids};
-use gantry_core::{Context, Digest, Labels, Platform, media_types};
+use gantry_core::{Context, Digest, Platform, media_types};
 use gantry_errdefs::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use super::feed::{self, Want};
 use super::fetch::Fetcher;
 use super::graph::Found;
+use super::unpacking::Unpacking;
 use crate::content;
-use crate::progress::{ProgressSink, Reporter, Stage};
+use crate::progress::ProgressSink;
 use crate::read::is_attestation;
 use crate::transfer::{StoreOptions, Transfer, UnpackTarget};
-use crate::unpack::{LayerSource, LayerTask};
 
 /// How long a failed pull waits for its unpacking to stop: it stops at the next bytes it reads
 /// and removes one directory tree.
@@ -38,17 +38,18 @@ pub(super) struct ManifestPull<'a> {
 }
 
 /// What unpacking works from.
-struct Plan<'a> {
-    manifest: &'a Manifest,
-    diff_ids: Vec<Digest>,
-    chain: Vec<Digest>,
-    targets: Vec<Target<'a>>,
+pub(super) struct Plan<'a> {
+    pub(super) manifest: &'a Manifest,
+    pub(super) diff_ids: Vec<Digest>,
+    /// Chain ID of each layer with those below it.
+    pub(super) chain: Vec<Digest>,
+    pub(super) targets: Vec<Target<'a>>,
 }
 
 /// One snapshotter to unpack to, and how many of its layers are there already.
-struct Target<'a> {
-    snapshotter: &'a str,
-    have: usize,
+pub(super) struct Target<'a> {
+    pub(super) snapshotter: &'a str,
+    pub(super) have: usize,
 }
 
 /// The downloads of a manifest. Dropping them stops them.
@@ -163,90 +164,11 @@ impl ManifestPull<'_> {
     ) -> Result<Vec<(String, Digest)>> {
         let mut jobs = Vec::new();
         for target in &plan.targets {
+            let one = Unpacking { pull: self, plan, target, parents };
             // Bytes can be fed to one unpacker only: the first target gets them.
-            let wants = std::mem::take(wants);
-            jobs.push(self.unpack(plan, target, parents, wants, done));
+            jobs.push(one.run(std::mem::take(wants), done));
         }
         Ok(try_join_all(jobs).await?.into_iter().flatten().collect())
-    }
-
-    /// Unpacks to one snapshotter, layer after layer.
-    async fn unpack(
-        &self,
-        plan: &Plan<'_>,
-        target: &Target<'_>,
-        parents: &[String],
-        mut wants: HashMap<Digest, Want>,
-        done: &HashMap<Digest, watch::Receiver<bool>>,
-    ) -> Result<Option<(String, Digest)>> {
-        for (i, layer) in plan.manifest.layers.iter().enumerate() {
-            if i < target.have {
-                Reporter::new(self.progress, layer, parents).stage(Stage::Exists);
-                continue;
-            }
-            let want = wants.remove(&layer.digest);
-            let arrived = done.get(&layer.digest).cloned();
-            let arrived = arrived.ok_or_else(|| {
-                Error::internal(format!("layer {}: not being fetched", layer.digest))
-            })?;
-            self.unpack_one(plan, target, i, parents, want, arrived).await?;
-        }
-        let Some(top) = plan.chain.last() else { return Ok(None) };
-        let unpacker = self.transfer.unpacker();
-        // At once, so that all of them share one durable write.
-        let layers = plan.manifest.layers.iter().zip(&plan.diff_ids);
-        let labels = layers.map(|(layer, diff)| unpacker.label_layer(self.ctx, layer, diff));
-        let config = &plan.manifest.config.digest;
-        let keep = unpacker.keep(self.ctx, config, target.snapshotter, top);
-        tokio::try_join!(try_join_all(labels), keep)?;
-        Ok(Some((target.snapshotter.to_owned(), top.clone())))
-    }
-
-    async fn unpack_one(
-        &self,
-        plan: &Plan<'_>,
-        target: &Target<'_>,
-        i: usize,
-        parents: &[String],
-        want: Option<Want>,
-        mut arrived: watch::Receiver<bool>,
-    ) -> Result<()> {
-        let layer = &plan.manifest.layers[i];
-        let task = LayerTask {
-            parent: i.checked_sub(1).map(|below| plan.chain[below].clone()),
-            chain_id: plan.chain[i].clone(),
-            diff_id: plan.diff_ids[i].clone(),
-            labels: Labels::new(),
-        };
-        let reporter = Reporter::new(self.progress, layer, parents);
-        let unpacker = self.transfer.unpacker();
-        let reader = match want {
-            Some(want) if !*arrived.borrow() => want.wait().await,
-            _ => None,
-        };
-        let mut unpacked = false;
-        if let Some(reader) = reader {
-            let source = LayerSource::Stream(Box::new(reader));
-            match unpacker.unpack_layer(self.ctx, target.snapshotter, task.clone(), source).await {
-                Ok(_) => unpacked = true,
-                // Either the bytes took another way half way, or the layer is bad. The blob in
-                // the store, once complete, is known to be the right bytes: it decides.
-                Err(error) => tracing::debug!(layer = %layer.digest, %error,
-                    "unpacking while downloading failed: unpacking from the store"),
-            }
-        }
-        // The pull fails with the download's own error if this never becomes true.
-        let complete = arrived.wait_for(|done| *done).await.is_ok();
-        if !complete {
-            return std::future::pending().await;
-        }
-        if !unpacked {
-            reporter.stage(Stage::Extracting);
-            let source = LayerSource::Blob(layer.clone());
-            unpacker.unpack_layer(self.ctx, target.snapshotter, task, source).await?;
-        }
-        reporter.stage(Stage::Extracted);
-        Ok(())
     }
 }
 

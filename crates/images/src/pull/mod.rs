@@ -4,6 +4,7 @@ mod feed;
 mod fetch;
 mod graph;
 mod layers;
+mod unpacking;
 
 use futures_util::future::try_join_all;
 use gantry_core::{Context, Digest, Reference};

@@ -7,6 +7,7 @@ mod pulls;
 mod pushes;
 mod random_faults;
 mod rig;
+mod side_by_side;
 mod streams;
 mod support;
 mod unpack;

@@ -22,6 +22,8 @@ pub(crate) struct Rig {
     pub(crate) db: Db,
     pub(crate) transfer: Transfer,
     pub(crate) ctx: Context,
+    /// Where tests may mount.
+    pub(crate) temp: TempRoot,
 }
 
 impl Rig {
@@ -39,12 +41,13 @@ impl Rig {
         snapshotters.insert("native".into(), Arc::new(native));
         let options = Options { snapshotters, ..Options::new(store, content) };
         let db = Db::open(options).unwrap();
-        let differ = Differ::new(db.clone(), TempRoot::open(at("mounts")).unwrap());
+        let temp = TempRoot::open(at("mounts")).unwrap();
+        let differ = Differ::new(db.clone(), temp.clone());
         let unpacker = Unpacker::new(db.clone(), differ);
         let transfer =
             Transfer::new(db.clone(), unpacker, Resolver::default(), TransferOptions::default());
         let ctx = Context::new(Namespace::new("test").unwrap());
-        Self { _dir: dir, db, transfer, ctx }
+        Self { _dir: dir, db, transfer, ctx, temp }
     }
 
     /// Options that pull `reference` for the host's platform, unpacked to `snapshotters`.
