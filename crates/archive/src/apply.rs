@@ -1,10 +1,10 @@
 //! Applying a layer.
 
-use std::ffi::OsStr;
+mod delete;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -45,8 +45,9 @@ pub enum Lowers {
     /// of parents the layer does not name, hard links to older files, needless whiteouts.
     Known(Vec<PathBuf>),
     /// Not there yet, as when layers are unpacked side by side. A layer that says everything
-    /// itself still applies; one that needs the layers below is refused with FailedPrecondition
-    /// and can be applied again, onto an emptied directory, once they are known.
+    /// itself still applies, to be finished by [`settle`] once they are there; one that needs the
+    /// layers below is refused with FailedPrecondition and can be applied again, onto an emptied
+    /// directory, once they are known.
     Unknown,
 }
 
@@ -80,6 +81,8 @@ pub struct Applied {
     pub compression: Compression,
     /// Entries applied, whiteouts included.
     pub entries: u64,
+    /// Whiteouts that may hide nothing, for [`settle`]; only with [`Lowers::Unknown`].
+    pub unsettled: Vec<PathBuf>,
 }
 
 /// Applies the layer read from `reader`, in any compression, onto the directory `root`.
@@ -97,20 +100,41 @@ pub struct Applied {
 /// ResourceExhausted when the disk is full; else the class of the I/O error.
 pub fn apply(reader: impl Read + Send, root: &Path, options: &ApplyOptions) -> Result<Applied> {
     let limits = &options.limits;
-    let (entries, inflated) = pipe::overlapped(reader, limits.stream_bytes_max, |plain| {
-        let mut archive = Archive::new(plain, limits.clone());
-        let mut applying = Applying::open(root, options)?;
-        while let Some(entry) = archive.next()? {
-            applying.entry(&entry, &mut archive).map_err(|e| name_entry(&entry, e))?;
-        }
-        applying.finish(options.sync)
-    })?;
+    let ((entries, unsettled), inflated) =
+        pipe::overlapped(reader, limits.stream_bytes_max, |plain| {
+            let mut archive = Archive::new(plain, limits.clone());
+            let mut applying = Applying::open(root, options)?;
+            while let Some(entry) = archive.next()? {
+                applying.entry(&entry, &mut archive).map_err(|e| name_entry(&entry, e))?;
+            }
+            applying.finish(options.sync)
+        })?;
     Ok(Applied {
         diff_id: inflated.diff_id,
         size: inflated.size,
         compression: inflated.compression,
         entries,
+        unsettled,
     })
+}
+
+/// Finishes an upper directory that was applied with [`Lowers::Unknown`], now that `lowers`
+/// (newest first) are there: removes those of the `unsettled` whiteouts that hide nothing. In a
+/// directory that no other layer has, overlayfs would list them as files nobody can open.
+///
+/// # Errors
+/// The file system's.
+pub fn settle(
+    root: &Path,
+    target: Target,
+    lowers: &[PathBuf],
+    unsettled: &[PathBuf],
+) -> Result<()> {
+    let options =
+        ApplyOptions { target, lowers: Lowers::Known(lowers.to_vec()), ..ApplyOptions::default() };
+    let mut applying = Applying::open(root, &options)?;
+    unsettled.iter().try_for_each(|path| applying.settle(path))?;
+    applying.finish(false).map(drop)
 }
 
 /// Says which entry an error came from, once.
@@ -141,6 +165,7 @@ struct Applying {
     entries: u64,
     devices: u64,
     total_bytes: u64,
+    unsettled: Vec<PathBuf>,
 }
 
 impl Applying {
@@ -167,16 +192,17 @@ impl Applying {
             entries: 0,
             devices: 0,
             total_bytes: 0,
+            unsettled: Vec::new(),
         })
     }
 
-    fn finish(self, sync: bool) -> Result<u64> {
+    fn finish(self, sync: bool) -> Result<(u64, Vec<PathBuf>)> {
         self.view.finish_times()?;
         if sync {
             rustix::fs::syncfs(self.view.root_fd())
                 .map_err(|e| Error::io("sync the file system of the layer", e.into()))?;
         }
-        Ok(self.entries)
+        Ok((self.entries, self.unsettled))
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
@@ -374,7 +400,7 @@ impl Applying {
         let from_path = from.path.clone();
         let parent = self.make_room(parent, name)?;
         // Making room may have removed what was to be linked, or moved handles.
-        let from = self.view.reopen(&from_path).map_err(|_| missing())?;
+        let from = self.view.find(&from_path)?.ok_or_else(missing)?;
         let linked = linkat(from.fd()?, os(target_name), parent.fd()?, os(name), AtFlags::empty());
         match linked {
             Ok(()) => Ok(()),
@@ -389,65 +415,6 @@ impl Applying {
             return Ok(Rc::clone(from));
         }
         copyup::file(&mut self.view, from, name, node)
-    }
-
-    /// Applies `.wh.<name>`: deletes what older layers have under the name.
-    fn whiteout(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
-        let Some(parent) = self.enter_to_delete(parents)? else { return Ok(()) };
-        let path = child_path(&parent, name)?;
-        if self.written.holds_at_or_under(&path) {
-            let Some(node) = self.view.lookup(&parent, name)? else { return Ok(()) };
-            return if node.is_dir() { self.opaque_dir(&path) } else { Ok(()) };
-        }
-        let below = match self.view.overlay() {
-            None => false,
-            Some(overlay) => {
-                overlay.lowers_unknown || self.view.lookup_below(&parent, name)?.is_some()
-            }
-        };
-        if !below && self.view.stat(0, &parent, name)?.is_none() {
-            return Ok(());
-        }
-        let parent = self.make_room(&parent, name)?;
-        if below {
-            let mode = Mode::from_raw_mode(0);
-            mknodat(parent.fd()?, os(name), FileType::CharacterDevice, mode, 0)
-                .map_err(|e| failed("make whiteout", &path, e))?;
-            self.view.forget(&path);
-        }
-        Ok(())
-    }
-
-    /// Applies `.wh..wh..opq`: deletes all that older layers have in the directory.
-    fn opaque(&mut self, parents: &[&[u8]]) -> Result<()> {
-        match self.enter_to_delete(parents)? {
-            Some(dir) => self.opaque_dir(&dir.path.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn opaque_dir(&mut self, path: &Path) -> Result<()> {
-        let dir = self.view.reopen(path)?;
-        let unknown = self.view.overlay().is_some_and(|o| o.lowers_unknown);
-        let mark = self.view.overlay().is_some() && (unknown || dir.merges());
-        let dir = self.view.writable(&dir)?;
-        if mark {
-            self.view.set_opaque(&dir)?;
-        }
-        remove::unwritten(&mut self.view, &mut self.written, &dir)?;
-        self.view.forget(path);
-        Ok(())
-    }
-
-    /// The directory something is to be deleted from; `None` when it does not exist, and with it
-    /// what there is to delete.
-    fn enter_to_delete(&mut self, parents: &[&[u8]]) -> Result<Option<Rc<Dir>>> {
-        let found = self.view.enter(parents, Missing::Tell)?;
-        if found.is_none() && self.view.overlay().is_some_and(|o| o.lowers_unknown) {
-            let path: PathBuf = parents.iter().map(|p| OsStr::from_bytes(p)).collect();
-            return Err(needs_lowers(&path, "the directory of a whiteout"));
-        }
-        Ok(found)
     }
 }
 

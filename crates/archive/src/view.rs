@@ -9,6 +9,8 @@
 //! them, one name at a time, and the kernel is asked to fail should it meet a symlink on such a
 //! path anyway. What is changed is changed by a single name relative to a directory handle.
 
+mod change;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,13 +20,13 @@ use std::rc::Rc;
 
 use gantry_errdefs::{Error, Result, ResultExt};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, fstat, mkdirat, openat, openat2,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, fstat, openat, openat2,
     readlinkat, statat,
 };
 use rustix::io::Errno;
 
+use crate::attrs;
 use crate::limits::{NAME_LEN_MAX, PATH_LEN_MAX};
-use crate::{attrs, copyup};
 
 /// Directory handles kept open. Layers list a directory's children together, so a few would do;
 /// the bound keeps several unpackings at once far below the usual limit of 1024 files.
@@ -316,61 +318,6 @@ impl View {
         attrs::read_xattrs(fd.as_fd(), path)
     }
 
-    /// The same directory, surely present in the tree written: it and its parents are copied up
-    /// (attributes, not children) where only trees below have them. Its time of modification is
-    /// noted, to be given back at the end.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn writable(&mut self, dir: &Rc<Dir>) -> Result<Rc<Dir>> {
-        if let Some(fd) = &dir.fd {
-            if !self.times.contains_key(&dir.path) {
-                let stat = fstat(fd).map_err(|e| Error::io(format!("{:?}", dir.path), e.into()))?;
-                self.times.insert(dir.path.clone(), Some(attrs::mtime(&stat)));
-            }
-            return Ok(Rc::clone(dir));
-        }
-        let mut at = self.root()?;
-        for name in dir.path.iter() {
-            let next = self.child(&at, name.as_bytes())?;
-            at = if next.fd.is_some() { next } else { self.copy_up_dir(&at, &next)? };
-        }
-        self.memo = None;
-        Ok(at)
-    }
-
-    /// Makes directory `name` in a writable `dir`, which must not hold that name. `opaque` keeps
-    /// what trees below have under the name out of it.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn make_dir(&mut self, dir: &Dir, name: &[u8], opaque: bool) -> Result<Rc<Dir>> {
-        let path = child_path(dir, name)?;
-        let below = if opaque { None } else { self.lookup_below(dir, name)? };
-        mkdirat(dir.fd()?, os(name), Mode::from_raw_mode(0o755))
-            .map_err(|e| Error::io(format!("make directory {path:?}"), e.into()))?;
-        let mut layers = vec![0];
-        if let Some(node) = below.filter(Node::is_dir) {
-            layers.extend(node.layers);
-        }
-        let made = self.open_dir(path, layers)?;
-        if opaque {
-            self.set_opaque(&made)?;
-        }
-        Ok(made)
-    }
-
-    /// Marks a writable directory as hiding everything below it, where that means something.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn set_opaque(&self, dir: &Dir) -> Result<()> {
-        let Some(overlay) = self.overlay else { return Ok(()) };
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::fsetxattr(dir.fd()?, overlay.opaque, b"y", flags)
-            .map_err(|e| Error::io(format!("mark {:?} opaque", dir.path), e.into()))
-    }
-
     /// Forgets where the last path led: a name on it may be about to stand for something else.
     pub(crate) fn forget_memo(&mut self) {
         self.memo = None;
@@ -382,96 +329,41 @@ impl View {
         self.memo = None;
     }
 
-    /// Gives directories their times. Nothing may be written afterwards.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub(crate) fn finish_times(&self) -> Result<()> {
-        for (path, time) in &self.times {
-            let Some(time) = time else { continue };
-            let fd = self.open_read(0, path)?;
-            attrs::set_mtime(fd.as_fd(), *time)
-                .map_err(|e| Error::io(format!("set the time of {path:?}"), e.into()))?;
-        }
-        Ok(())
-    }
-
     /// The directory at a resolved path known to be one.
     ///
     /// # Errors
-    /// The file system's.
+    /// Internal when it is none; the file system's.
     pub(crate) fn reopen(&mut self, path: &Path) -> Result<Rc<Dir>> {
-        if let Some(dir) = self.dirs.get(path) {
-            return Ok(Rc::clone(dir));
-        }
-        let mut at = self.root()?;
-        for name in path.iter() {
-            at = self.child(&at, name.as_bytes())?;
-        }
-        Ok(at)
+        self.find(path)?.ok_or_else(|| Error::internal(format!("directory {path:?} is gone")))
     }
 
-    fn child(&mut self, dir: &Dir, name: &[u8]) -> Result<Rc<Dir>> {
-        let path = child_path(dir, name)?;
-        if let Some(known) = self.dirs.get(&path) {
-            return Ok(Rc::clone(known));
-        }
-        match self.lookup(dir, name)? {
-            Some(node) if node.is_dir() => self.open_dir(path, node.layers),
-            _ => Err(Error::internal(format!("directory {path:?} is gone"))),
-        }
-    }
-
-    fn create_missing(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<Rc<Dir>> {
-        if self.overlay.is_some_and(|o| o.lowers_unknown) && !self.is_masked(dir, name)? {
-            return Err(needs_lowers(&dir.path.join(os(name)), "a parent directory"));
-        }
-        let dir = self.writable(dir)?;
-        let hidden = self.clear_whiteout(&dir, name)?;
-        let made = self.make_dir(&dir, name, hidden)?;
-        self.times.insert(made.path.clone(), None);
-        Ok(made)
-    }
-
-    /// Whether nothing below can show at `name`: a whiteout is there or `dir` is opaque.
-    fn is_masked(&self, dir: &Dir, name: &[u8]) -> Result<bool> {
-        Ok(self.stat(0, dir, name)?.is_some_and(|s| is_whiteout(&s))
-            || self.is_opaque_upwards(&dir.path)?)
-    }
-
-    fn is_opaque_upwards(&self, path: &Path) -> Result<bool> {
-        for at in path.ancestors() {
-            if self.is_opaque(0, at)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Removes a whiteout at `name`, if one is there, and says whether it was.
+    /// The directory at a resolved path; `None` when something else or nothing is there.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn clear_whiteout(&self, dir: &Dir, name: &[u8]) -> Result<bool> {
-        if self.overlay.is_none() || !self.stat(0, dir, name)?.is_some_and(|s| is_whiteout(&s)) {
-            return Ok(false);
+    pub(crate) fn find(&mut self, path: &Path) -> Result<Option<Rc<Dir>>> {
+        if let Some(dir) = self.dirs.get(path) {
+            return Ok(Some(Rc::clone(dir)));
         }
-        rustix::fs::unlinkat(dir.fd()?, os(name), AtFlags::empty())
-            .map_err(|e| Error::io(format!("remove whiteout {:?}", os(name)), e.into()))?;
-        Ok(true)
+        let mut at = self.root()?;
+        for name in path.iter() {
+            match self.child(&at, name.as_bytes())? {
+                Some(next) => at = next,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
     }
 
-    fn copy_up_dir(&mut self, parent: &Rc<Dir>, dir: &Dir) -> Result<Rc<Dir>> {
-        let parent = self.writable(parent)?;
-        let name = dir.path.file_name().unwrap_or_default().as_bytes();
-        let layer = dir.layers.first().copied().unwrap_or(0);
-        let stat = self.open_path(layer, &dir.path).and_then(fstat);
-        let stat = stat.map_err(|e| Error::io(format!("{:?}", dir.path), e.into()))?;
-        self.forget(&dir.path);
-        let made = self.make_dir(&parent, name, false)?;
-        copyup::dir_attributes(self, layer, &made, &stat)?;
-        self.times.insert(made.path.clone(), Some(attrs::mtime(&stat)));
-        Ok(made)
+    fn child(&mut self, dir: &Dir, name: &[u8]) -> Result<Option<Rc<Dir>>> {
+        let path = child_path(dir, name)?;
+        if let Some(known) = self.dirs.get(&path) {
+            return Ok(Some(Rc::clone(known)));
+        }
+        match self.lookup(dir, name)? {
+            Some(node) if node.is_dir() => self.open_dir(path, node.layers).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn open_dir(&mut self, path: PathBuf, layers: Vec<usize>) -> Result<Rc<Dir>> {

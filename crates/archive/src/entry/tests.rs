@@ -1,8 +1,9 @@
 use super::*;
+use crate::entry::pax;
 
 #[test]
 fn pax_times() {
-    let time = |s: &str| pax_time(s.as_bytes()).map(|t| (t.tv_sec, t.tv_nsec));
+    let time = |s: &str| pax::time(s.as_bytes()).map(|t| (t.tv_sec, t.tv_nsec));
     assert_eq!(time("5"), Some((5, 0)));
     assert_eq!(time("5.25"), Some((5, 250_000_000)));
     assert_eq!(time("5.1234567891"), Some((5, 123_456_789)));
@@ -16,10 +17,10 @@ fn pax_times() {
 
 #[test]
 fn pax_records_are_read_by_their_length() {
-    let found = pax(b"22 SCHILY.xattr.a=1\n2\n9 size=7\n").unwrap();
+    let found = pax::read(b"22 SCHILY.xattr.a=1\n2\n9 size=7\n").unwrap();
     assert_eq!(found.xattrs, [(b"a".to_vec(), b"1\n2".to_vec())]);
     assert_eq!(found.size, Some(7));
-    assert!(pax(b"9 mtime=\n").unwrap().mtime.is_none());
+    assert!(pax::read(b"9 mtime=\n").unwrap().mtime.is_none());
     for bad in [
         "9 size=7",
         "8 size=7\n",
@@ -33,7 +34,7 @@ fn pax_records_are_read_by_their_length() {
         "18 SCHILY.xattr.=\n",
         "11 mtime=x\n",
     ] {
-        assert!(pax(bad.as_bytes()).is_err(), "{bad:?}");
+        assert!(pax::read(bad.as_bytes()).is_err(), "{bad:?}");
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use gantry_archive::{ApplyOptions, Lowers, apply};
+use gantry_archive::{ApplyOptions, Lowers, apply, settle};
 use proptest::prelude::*;
 
 use crate::overlay::{Scratch, upper_options};
@@ -154,12 +154,15 @@ fn check(stack: &[Vec<Op>]) -> Result<(), TestCaseError> {
 
         let mut upper = scratch.make(&format!("alone{i}"));
         let unknown = upper_options(Lowers::Unknown);
-        if let Err(err) = apply(layer.as_slice(), &upper, &unknown) {
-            prop_assert!(err.is_failed_precondition(), "layer {}: {}", i, err);
-            upper = scratch.make(&format!("again{i}"));
-            let options = upper_options(Lowers::Known(alone.clone()));
-            let applied = apply(layer.as_slice(), &upper, &options);
-            prop_assert!(applied.is_ok(), "layer {} again: {:?}", i, applied);
+        match apply(layer.as_slice(), &upper, &unknown) {
+            Ok(applied) => settle(&upper, unknown.target, &alone, &applied.unsettled).unwrap(),
+            Err(err) => {
+                prop_assert!(err.is_failed_precondition(), "layer {}: {}", i, err);
+                upper = scratch.make(&format!("again{i}"));
+                let options = upper_options(Lowers::Known(alone.clone()));
+                let applied = apply(layer.as_slice(), &upper, &options);
+                prop_assert!(applied.is_ok(), "layer {} again: {:?}", i, applied);
+            }
         }
         alone.insert(0, upper);
     }
@@ -204,5 +207,8 @@ fn root_stacks_that_went_wrong_before() {
     let wh = |p: &str| Op::Whiteout(p.into());
     check(&[vec![dir("a"), file("a/b")], vec![wh("a")], vec![file("a/c")]]).unwrap();
     check(&[vec![file("a/b")], vec![file("a"), dir("a")]]).unwrap();
+    check(&[vec![file("a")], vec![dir("c"), wh("c/a")]]).unwrap();
+    check(&[vec![file("a")], vec![dir("c"), wh("c/a"), file("c/a")]]).unwrap();
+    check(&[vec![file("a")], vec![dir("c"), wh("c/a"), file("c")]]).unwrap();
     check(&[vec![dir("a/b/c")], vec![Op::Opaque("a".into()), dir("a/b")]]).unwrap();
 }
