@@ -91,6 +91,8 @@ impl Received {
 pub(crate) struct Daemon {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) events: Arc<Received>,
+    /// The shim's program.
+    pub(crate) binary: PathBuf,
     server: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +100,8 @@ impl Daemon {
     /// A daemon that listens for events.
     pub(crate) fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("shim").tempdir().expect("a directory");
-        let mut daemon = Self { dir, events: Arc::default(), server: None };
+        let binary = PathBuf::from(BINARY);
+        let mut daemon = Self { dir, events: Arc::default(), binary, server: None };
         daemon.listen();
         daemon
     }
@@ -148,7 +151,7 @@ impl Daemon {
     }
 
     fn command(&self, bundle: &Bundle) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.binary);
         command.current_dir(&bundle.path).args(["-namespace", "test", "-id", &bundle.id]);
         command.arg("-address").arg(self.address());
         command.env("TTRPC_ADDRESS", self.ttrpc_address());
