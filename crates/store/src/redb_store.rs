@@ -4,9 +4,10 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gantry_errdefs::{Class, Error, Result, ResultExt};
 use redb::{
@@ -33,6 +34,13 @@ const WRITE_QUEUE_LEN: usize = 1024;
 /// Most closures of one commit: bounds the wait of the first behind the last.
 const COMMIT_BATCH_LEN: usize = 256;
 
+/// How long opening the file again waits for snapshots of before to be dropped. Requests hold them
+/// for milliseconds; a write fails rather than wait for one that hangs.
+const REOPEN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Between two tries of that.
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+
 /// The one table. Its name is part of the on-disk format.
 pub(crate) const RECORDS: TableDefinition<'static, &'static [u8], &'static [u8]> =
     TableDefinition::new("records");
@@ -40,15 +48,22 @@ pub(crate) const RECORDS: TableDefinition<'static, &'static [u8], &'static [u8]>
 pub(crate) type Bytes = &'static [u8];
 
 /// How to open a [`RedbStore`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
+    /// Faults to be injected below the database.
+    #[cfg(test)]
+    pub(crate) faults: Option<Arc<crate::tests::Faults>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_DEFAULT_BYTES }
+        Self {
+            cache_bytes: CACHE_DEFAULT_BYTES,
+            #[cfg(test)]
+            faults: None,
+        }
     }
 }
 
@@ -74,7 +89,13 @@ impl RedbStore {
         let path = path.as_ref();
         let (db, fresh) = open_or_recover(path, options)?;
         let copier = Copier::open(path, fresh)?;
-        let shared = Arc::new(Shared { db, latest: Mutex::new(None), path: path.to_owned() });
+        let shared = Arc::new(Shared {
+            db: RwLock::new(Some(db)),
+            broken: AtomicBool::new(false),
+            latest: Mutex::new(None),
+            path: path.to_owned(),
+            options: options.clone(),
+        });
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_LEN);
         let writer = std::thread::Builder::new()
             .name("gantry-store".into())
@@ -97,11 +118,16 @@ impl RedbStore {
 }
 
 struct Shared {
-    db: Database,
+    /// None while it is being opened again after an I/O error. Written by the writer thread only,
+    /// which otherwise shares it with readers.
+    db: RwLock<Option<Database>>,
+    /// An I/O error happened: redb refuses everything until the file is opened again.
+    broken: AtomicBool,
     /// The snapshot of the last commit, once someone asked for it: opening one costs a few
     /// allocations and a lock, and most requests read the same state. Held for moments only.
     latest: Mutex<Option<Snapshot>>,
     path: PathBuf,
+    options: Options,
 }
 
 impl Store for RedbStore {
@@ -140,7 +166,47 @@ impl std::fmt::Debug for RedbStore {
 
 impl Shared {
     fn failed(&self, err: impl Into<redb::Error>) -> Error {
-        storage_error(&self.path, err.into())
+        let err = err.into();
+        if !matches!(err, redb::Error::ValueTooLarge(_)) {
+            self.broken.store(true, Ordering::Release);
+        }
+        storage_error(&self.path, err)
+    }
+
+    fn db(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.db.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed(&self) -> Error {
+        Error::unavailable(format!("database {}: being opened again", self.path.display()))
+    }
+
+    /// Opens the file again after an I/O error (a full disk, a device that came back). True when
+    /// there was something to do.
+    ///
+    /// # Errors
+    /// Why it can't be opened yet; the next batch tries again.
+    fn heal(&self) -> Result<bool> {
+        if !self.broken.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        *db = None;
+        let started = Instant::now();
+        let opened = loop {
+            match open_database(&self.path, &self.options) {
+                // Snapshots hold the old file's lock until they are dropped.
+                Err(err) if err.is_unavailable() && started.elapsed() < REOPEN_WAIT_MAX => {
+                    std::thread::sleep(REOPEN_PAUSE);
+                }
+                opened => break opened?,
+            }
+        };
+        *db = Some(opened.ok_or_else(|| missing(&self.path))?);
+        self.broken.store(false, Ordering::Release);
+        tracing::warn!(path = %self.path.display(), "opened the database again after an error");
+        Ok(true)
     }
 
     fn view(&self) -> Result<Snapshot> {
@@ -148,7 +214,9 @@ impl Shared {
         if let Some(snapshot) = &*latest {
             return Ok(snapshot.clone());
         }
-        let read = self.db.begin_read().map_err(|e| self.failed(e))?;
+        let db = self.db();
+        let read = db.as_ref().ok_or_else(|| self.closed())?.begin_read();
+        let read = read.map_err(|e| self.failed(e))?;
         let table = read.open_table(RECORDS).map_err(|e| self.failed(e))?;
         let snapshot = Snapshot::new(RedbState(table));
         *latest = Some(snapshot.clone());
@@ -157,7 +225,13 @@ impl Shared {
 
     /// Runs a batch and commits it. Answers nobody: the error is the whole batch's.
     fn commit(&self, jobs: &mut [Job], copier: &mut Copier) -> Result<Vec<Hook>> {
-        let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
+        if self.heal()? {
+            // What the failed commit left is not known to the copy.
+            copier.dump(|| self.view());
+        }
+        let db = self.db();
+        let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
+        let mut txn = txn.map_err(|e| self.failed(e))?;
         txn.set_durability(Durability::Immediate)
             .map_err(|e| Error::internal(format!("database durability: {e}")))?;
         let mut hooks = Vec::new();
@@ -255,6 +329,12 @@ fn open_database(path: &Path, options: &Options) -> Result<Option<Database>> {
         return Ok(None);
     }
     let opened = std::panic::catch_unwind(|| {
+        #[cfg(test)]
+        if let Some(faults) = &options.faults {
+            let file = std::fs::File::options().read(true).write(true).open(path)?;
+            let backend = crate::tests::FaultyFile::new(file, Arc::clone(faults))?;
+            return builder(path, options).create_with_backend(backend).map_err(Into::into);
+        }
         let db = builder(path, options).set_check_integrity_on_open(true).open(path)?;
         begin(&db)?;
         Ok(db)

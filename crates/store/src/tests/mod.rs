@@ -1,6 +1,7 @@
 //! The store suite, over every implementation, and what only redb can show.
 
 mod damage;
+mod faults;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use gantry_errdefs::{Error, Result};
 use proptest::prelude::*;
+
+pub(crate) use faults::{Faults, FaultyFile};
 
 use crate::{Key, KvRead, MemStore, Options, RedbStore, Store, StoreExt, prefix_end};
 
