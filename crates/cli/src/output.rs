@@ -119,6 +119,11 @@ pub(crate) fn error(program: &str, text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{program}: {text}");
 }
 
+/// Writes a warning line.
+pub(crate) fn warning(program: &str, text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{program}: warning: {text}");
+}
+
 /// Writes a value as JSON, four spaces a level, as ctr does.
 pub(crate) fn json(value: &impl Serialize) {
     let mut bytes = Vec::new();
@@ -131,6 +136,24 @@ pub(crate) fn json(value: &impl Serialize) {
 
 /// A byte count: `2.1 MiB`.
 pub(crate) fn bytes(count: i64) -> String {
+    let (value, unit) = scaled(count);
+    format!("{value:.1} {unit}")
+}
+
+/// A byte count as content listings show it, four digits and no space: `2.098MiB`.
+fn compact_bytes(count: i64) -> String {
+    let (value, unit) = scaled(count);
+    let whole_digits = format!("{value:.0}").len();
+    let number = format!("{value:.*}", 4_usize.saturating_sub(whole_digits));
+    let number = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => &number,
+    };
+    format!("{number}{unit}")
+}
+
+/// A byte count in the largest unit that leaves a whole part.
+fn scaled(count: i64) -> (f64, &'static str) {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -138,7 +161,12 @@ pub(crate) fn bytes(count: i64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    format!("{value:.1} {}", UNITS[unit])
+    (value, UNITS[unit])
+}
+
+/// A byte count as a cell of a content listing.
+pub(crate) fn compact_size_cell(count: i64) -> Cell {
+    Cell::new(compact_bytes(count), count)
 }
 
 /// A byte count as a cell.
@@ -205,6 +233,8 @@ mod tests {
     fn sizes_and_ages_are_readable() {
         assert_eq!(bytes(0), "0.0 B");
         assert_eq!(bytes(2_200_000), "2.1 MiB");
+        assert_eq!(compact_bytes(6), "6B");
+        assert_eq!(compact_bytes(2_200_000), "2.098MiB");
         let ago = |secs| age(SystemTime::now() - Duration::from_secs(secs));
         assert_eq!(ago(1), "1 second");
         assert_eq!(ago(7_300), "2 hours");

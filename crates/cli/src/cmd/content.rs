@@ -100,7 +100,7 @@ async fn active(session: &Session) -> Result<()> {
     let mut table = Table::narrow(&["REF", "SIZE", "AGE"]);
     for ingest in session.client.content().statuses(&[]).await? {
         let age = output::age(ingest.started_at).into();
-        table.row([ingest.reference.into(), output::size_cell(ingest.offset), age]);
+        table.row([ingest.reference.into(), output::compact_size_cell(ingest.offset), age]);
     }
     table.print(session.format);
     Ok(())
@@ -117,7 +117,7 @@ async fn list(session: &Session, quiet: bool, filters: &[String]) -> Result<()> 
     for info in all {
         let age = output::age(info.created_at).into();
         let labels = output::labels_cell(&info.labels);
-        table.row([info.digest.as_str().into(), output::size_cell(info.size), age, labels]);
+        table.row([info.digest.as_str().into(), output::compact_size_cell(info.size), age, labels]);
     }
     table.print(session.format);
     Ok(())

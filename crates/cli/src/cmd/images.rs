@@ -219,7 +219,18 @@ async fn check(
     images.sort_by(|a, b| a.name.cmp(&b.name));
     for image in images {
         let tree = Tree::read(client, &image.target, &Matcher::host()).await?;
-        let (have, all) = (tree.present.len(), tree.present.len() + tree.missing.len());
+        // As ctr counts: what the manifest names, without the manifest itself.
+        let parts = |blobs: &[Descriptor]| {
+            blobs
+                .iter()
+                .filter(|b| {
+                    let t = &b.media_type;
+                    !media_types::is_index(t) && !media_types::is_manifest(t)
+                })
+                .count()
+        };
+        let have = parts(&tree.present);
+        let all = have + parts(&tree.missing);
         let status = match (tree.readable, tree.missing.is_empty()) {
             (false, _) => "unavailable (0/?)".to_owned(),
             (true, true) => format!("complete ({have}/{all})"),

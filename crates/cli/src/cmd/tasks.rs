@@ -216,7 +216,12 @@ async fn delete(
             Ok::<_, Error>(exit)
         };
         match deleted.await {
-            Ok(exit) if ids.len() == 1 => last = code(exit.code),
+            // As ctr: the code is the exec's own, while a task's is only told.
+            Ok(exit) if !exec_id.is_empty() => last = code(exit.code),
+            Ok(exit) if exit.code != 0 => {
+                let text = format!("task {id} exit with non-zero exit code {}", exit.code);
+                output::warning(&session.program, &text);
+            }
             Ok(_) => {}
             Err(e) => {
                 let e = e.context(format!("unable to delete {id}"));
