@@ -7,7 +7,7 @@ use gantry_core::{Context, filters, identifiers, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_store::KvRead;
 
-use crate::db::{Db, encode, now};
+use crate::db::{Db, blocking, encode, now};
 use crate::event::{AnyMap, Event};
 use crate::gc::Node;
 use crate::keys::{self, Kind};
@@ -41,12 +41,16 @@ impl Containers {
     /// # Errors
     /// InvalidArgument for a filter that does not parse.
     pub async fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Container>> {
-        let mut found = Vec::new();
-        self.walk(ctx, filters, &mut |container| {
-            found.push(container);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        let (this, ctx, filters) = (self.clone(), ctx.clone(), filters.to_vec());
+        blocking(move || {
+            let mut found = Vec::new();
+            this.walk(&ctx, &filters, &mut |container| {
+                found.push(container);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            Ok(found)
+        })
+        .await
     }
 
     /// Visits the containers that match any of `filters`, by id, as of one moment. Does not wait

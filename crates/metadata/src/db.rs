@@ -183,6 +183,16 @@ impl Db {
         self.shared.store.view()
     }
 
+    /// Runs `read` over the state of now off the async threads, for reads of many records.
+    pub(crate) async fn read<T, F>(&self, read: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Snapshot) -> Result<T> + Send + 'static,
+    {
+        let view = self.view()?;
+        blocking(move || read(&view)).await
+    }
+
     /// Runs `write` in a transaction; see [`Tx`].
     pub(crate) async fn write<T, F>(&self, write: F) -> Result<T>
     where
@@ -325,6 +335,17 @@ pub(crate) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
+        Err(_) => Err(Error::unavailable("the daemon is stopping")),
+    }
+}
+
+/// Runs `work` off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
         Err(_) => Err(Error::unavailable("the daemon is stopping")),

@@ -41,17 +41,21 @@ impl Images {
     /// InvalidArgument for a filter that does not parse.
     pub async fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Image>> {
         let filter = filters::parse_all(filters)?;
-        let mut found = Vec::new();
         let images = keys::within(Kind::Image, &ctx.namespace);
-        self.db.view()?.scan(&images, &mut |key, value| {
-            let [_, name] = keys::parts(key)?;
-            let image = parse(value, name)?;
-            if filter.matches(&image) {
-                found.push(image);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        self.db
+            .read(move |view| {
+                let mut found = Vec::new();
+                view.scan(&images, &mut |key, value| {
+                    let [_, name] = keys::parts(key)?;
+                    let image = parse(value, name)?;
+                    if filter.matches(&image) {
+                        found.push(image);
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(found)
+            })
+            .await
     }
 
     /// Creates an image, whether its target is there or not. Times are `at` (a source date epoch)

@@ -81,18 +81,22 @@ impl Content {
     /// InvalidArgument for a filter that does not parse.
     pub async fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<ContentInfo>> {
         let filter = filters::parse_all(filters)?;
-        let mut found = Vec::new();
         let blobs = keys::within(Kind::Blob, &ctx.namespace);
-        self.db.view()?.scan(&blobs, &mut |key, value| {
-            let [_, digest] = keys::parts(key)?;
-            let record: BlobRecord = decode(value, &format!("content {digest}"))?;
-            let info = record.into_info(stored_digest(&digest)?);
-            if filter.matches(&info) {
-                found.push(info);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        self.db
+            .read(move |view| {
+                let mut found = Vec::new();
+                view.scan(&blobs, &mut |key, value| {
+                    let [_, digest] = keys::parts(key)?;
+                    let record: BlobRecord = decode(value, &format!("content {digest}"))?;
+                    let info = record.into_info(stored_digest(&digest)?);
+                    if filter.matches(&info) {
+                        found.push(info);
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(found)
+            })
+            .await
     }
 
     /// Takes a blob out of the namespace; its bytes go with the next collection. Publishes

@@ -229,8 +229,8 @@ impl Gc {
         detached(async move { reconcile::reconcile(&db).await }).await
     }
 
-    /// Starts collecting by itself, after the start-up delay, until the last [`Db`] is dropped.
-    /// Call it once, on a runtime.
+    /// After the start-up delay [reconciles](Self::reconcile), then collects by itself until the
+    /// last [`Db`] is dropped. Call it once, on a runtime.
     pub fn start(&self) {
         schedule::start(&self.db);
     }

@@ -85,7 +85,8 @@ async fn ingests(db: &Db, report: &mut Reconciled) -> Result<()> {
     let mut stored: HashMap<String, SystemTime> =
         stored.into_iter().map(|s| (s.reference, s.updated_at)).collect();
     let mut lost = Vec::new();
-    let mut taken = HashSet::new();
+    // An open ingest has no record yet; the client has begun anew.
+    let mut taken: HashSet<_> = db.shared.ingests.names().into_iter().collect();
     db.view()?.scan(&keys::all(Kind::Ingest), &mut |key, value| {
         let [namespace, reference] = keys::parts(key)?;
         let record: IngestRecord = decode(value, "ingest")?;

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use gantry_core::{Context, Namespace};
-use gantry_errdefs::{Error, Result};
+use gantry_errdefs::Result;
 use gantry_store::{KvRead, Snapshot};
 
 use super::graph::{self, BackReferences};
 use super::mark::{mark, referrers_first};
 use super::node::{Node, NodeKind};
 use super::{GcStats, labels, trash};
-use crate::db::{Db, Tx};
+use crate::db::{Db, Tx, blocking};
 use crate::keys::{self, Kind};
 use crate::records::{IngestRecord, LeaseRecord, decode};
 use crate::{content, images, leases, snapshots};
@@ -212,15 +212,4 @@ fn sweep(tx: &mut Tx<'_, '_>, node: &Node, now: SystemTime) -> Result<bool> {
 
 fn is_past(labels: &gantry_core::Labels, now: SystemTime) -> bool {
     labels::expiry(labels).is_some_and(|at| at <= now)
-}
-
-/// Runs `work` off the async threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
-        Err(_) => Err(Error::unavailable("garbage collection: the daemon is stopping")),
-    }
 }

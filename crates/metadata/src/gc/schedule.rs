@@ -31,6 +31,9 @@ pub(super) fn start(db: &Db) {
     let config = db.shared.gc.config.clone();
     tokio::spawn(async move {
         tokio::time::sleep(config.startup_delay).await;
+        if !reconcile(&store).await {
+            return;
+        }
         let mut pace = Pace::new(&config);
         let mut idle_at = None;
         let mut due = true;
@@ -52,6 +55,15 @@ pub(super) fn start(db: &Db) {
             due = is_due(&shared.gc, &mut idle_at);
         }
     });
+}
+
+/// False when the store has gone.
+async fn reconcile(store: &Weak<Shared>) -> bool {
+    let Some(shared) = store.upgrade() else { return false };
+    if let Err(err) = Gc::new(Db { shared }).reconcile().await {
+        tracing::error!("comparing records with what is stored: {err}");
+    }
+    true
 }
 
 /// False when the store has gone.

@@ -194,14 +194,20 @@ impl Snapshots {
     /// InvalidArgument for a filter that does not parse.
     pub async fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Info>> {
         let filter = filters::parse_all(filters)?;
-        let mut records = Vec::new();
         let own = keys::object(keys::Kind::Snapshot, &ctx.namespace, &self.name);
-        self.db.view()?.scan(&own, &mut |key, value| {
-            let [_, _, key] = keys::parts(key)?;
-            let record: SnapshotRecord = decode(value, &format!("snapshot {key:?}"))?;
-            records.push((key, record));
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let records = self
+            .db
+            .read(move |view| {
+                let mut records = Vec::new();
+                view.scan(&own, &mut |key, value| {
+                    let [_, _, key] = keys::parts(key)?;
+                    let record: SnapshotRecord = decode(value, &format!("snapshot {key:?}"))?;
+                    records.push((key, record));
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(records)
+            })
+            .await?;
         if records.is_empty() {
             return Ok(Vec::new());
         }

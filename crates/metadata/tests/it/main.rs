@@ -1,4 +1,5 @@
 //! The metadata store over an in-memory database and real backends.
+#![allow(clippy::unwrap_used)]
 
 mod containers;
 mod content;
