@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod blocking;
 mod bootstrap;
 mod cgroup;
 mod cleanup;

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -144,17 +144,25 @@ impl Adoption {
     /// cannot be reused, so this is the right process; signals go to it by this descriptor only.
     pub fn adopt(&self, pid: u32) -> (Exited, Option<OwnedFd>) {
         let mut inner = self.reaper.lock();
-        if let Some(at) = inner.strays.iter().position(|(p, _)| *p == pid) {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let at = inner.strays.iter().rposition(|(p, _)| *p == pid);
+        // A stray's number may have been given out again since: then it is a child of ours now.
+        if let Some(at) = at.filter(|_| !raw.is_some_and(is_child)) {
             let (_, exit) = inner.strays.swap_remove(at);
             let (tell, exited) = oneshot::channel();
             // The receiver is right here.
             let _ = tell.send(exit);
             return (exited, None);
         }
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let open = |pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
         (inner.watch(pid), raw.and_then(open))
     }
+}
+
+/// Whether `pid` is a child that is not reaped yet.
+fn is_child(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::process::waitid(WaitId::Pid(pid), options).is_ok()
 }
 
 impl Drop for Adoption {

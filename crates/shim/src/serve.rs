@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_ttrpc::Server;
@@ -17,13 +16,6 @@ use crate::reaper::Reaper;
 use crate::state::{ShimRecord, VERSION};
 use crate::stdio::Slots;
 use crate::task::{Named, Shim};
-
-/// Threads for what may block: unmounting and log files. They go away when idle.
-const THREADS_MAX: usize = 4;
-/// How long such a thread is kept for the next piece of work.
-const THREAD_IDLE: Duration = Duration::from_millis(200);
-/// They call the kernel and little else.
-const THREAD_STACK_BYTES: usize = 256 * 1024;
 
 /// Serves until the last container is gone and the shim is told to end. Standard input is the
 /// listening socket; the working directory is the bundle.
@@ -38,18 +30,10 @@ pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
         .context(|| "child subreaper")?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     record(args, &ttrpc_address);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(THREADS_MAX)
-        .thread_keep_alive(THREAD_IDLE)
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .build()
-        .context(|| "runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "runtime")?;
     let route = route(args, ttrpc_address);
-    let served = runtime.block_on(serve_on(listener, args.namespace.clone(), route, slots));
-    // Work that hangs in the kernel must not keep the process.
-    runtime.shutdown_background();
-    served
+    runtime.block_on(serve_on(listener, args.namespace.clone(), route, slots))
 }
 
 async fn serve_on(
@@ -64,7 +48,7 @@ async fn serve_on(
     let events = Events::new(&namespace);
     tokio::spawn(events.clone().run(route, reaper.clone()));
     let shim = Shim::new(namespace, reaper, events, slots);
-    tokio::spawn(heed_signals(shim.clone()));
+    heed_signals(&shim);
     let [version_2, version_3] = Named::both(&shim);
     let server = Server::builder().service(version_2).service(version_3).build();
     listener.set_nonblocking(true).context(|| "listener")?;
@@ -133,23 +117,19 @@ fn record(args: &Args, ttrpc_address: &str) {
 }
 
 /// A shim with containers does not go away because someone asks by signal; one without may.
-async fn heed_signals(shim: Arc<Shim>) {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    loop {
-        let Some(()) = (tokio::select! {
-            got = term.recv() => got,
-            got = int.recv() => got,
-        }) else {
-            return;
-        };
-        if shim.is_empty() {
-            shim.stop.notify_one();
-        } else {
-            warning!("a signal to end was ignored: there are containers");
-        }
+fn heed_signals(shim: &Arc<Shim>) {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+    for kind in kinds.into_iter().chain([SignalKind::hangup()]) {
+        let Ok(mut asked) = signal(kind) else { continue };
+        let shim = shim.clone();
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                if shim.is_empty() {
+                    shim.stop.notify_one();
+                } else {
+                    warning!("a signal to end was ignored: there are containers");
+                }
+            }
+        });
     }
 }

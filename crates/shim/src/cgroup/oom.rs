@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::inotify;
@@ -19,6 +20,11 @@ use super::Cgroup;
 use super::files::Table;
 use crate::fd;
 
+/// With version 1 the kernel notifies when memory has run out, and counts when it has chosen whom to
+/// kill; it also notifies when a cgroup above has run out, and may kill elsewhere. So the counter is
+/// looked at again after these times, and without a count there is nothing to report.
+const COUNTED_AFTER: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
 /// The files are a few lines.
 const TABLE_BYTES_MAX: usize = 1024;
 
@@ -29,8 +35,8 @@ pub(crate) struct OomWatch {
     /// Open while the container lives: readable even when the cgroup's directory is gone already.
     counter: File,
     seen: Mutex<u64>,
-    /// The notification may come before the kill is counted (version 1).
-    early: bool,
+    /// Kernels before 4.13 do not count with version 1: there the notification is all there is.
+    counts: bool,
 }
 
 impl OomWatch {
@@ -55,8 +61,9 @@ impl OomWatch {
             }
         };
         let notify = fd::watch(notify, Interest::READABLE).ok()?;
-        let early = matches!(cgroup, Cgroup::V1(_));
-        let watch = Self { notify, counter, seen: Mutex::new(0), early };
+        let text = std::io::read_to_string(&counter).ok()?;
+        let counts = text.lines().any(|line| line.starts_with("oom_kill "));
+        let watch = Self { notify, counter, seen: Mutex::new(0), counts };
         // Kills before the container's start are not its own.
         watch.news();
         Some(watch)
@@ -80,24 +87,25 @@ impl OomWatch {
         if n == 0 {
             return None;
         }
-        // Removing a cgroup of version 1 notifies as well.
-        let now = self.kills()?;
-        let mut seen = self.seen();
-        if now > *seen {
-            *seen = now;
+        if !self.counts {
             return Some(true);
         }
-        if self.early {
-            // Told before the victim is counted: it is counted as seen now instead.
-            *seen += 1;
+        for pause in COUNTED_AFTER {
+            // Removing a cgroup of version 1 notifies as well, and then there is no counter.
+            self.kills()?;
+            if self.news() {
+                return Some(true);
+            }
+            tokio::time::sleep(pause).await;
         }
-        Some(self.early)
+        Some(self.news())
     }
 
     fn kills(&self) -> Option<u64> {
         let mut text = [0; TABLE_BYTES_MAX];
         let n = self.counter.read_at(&mut text, 0).ok()?;
-        Some(Table::of(String::from_utf8_lossy(&text[..n]).into_owned()).get("oom_kill"))
+        let text = String::from_utf8_lossy(&text[..n]).into_owned();
+        Some(Table::of(text).get("oom_kill"))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, u64> {

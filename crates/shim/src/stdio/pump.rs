@@ -11,6 +11,7 @@ use gantry_errdefs::{Result, ResultExt as _};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::blocking;
 use crate::fd;
 
 /// One read; a quarter of what a pipe holds.
@@ -53,8 +54,7 @@ impl Sink {
             Self::File(fd) => {
                 let (fd, bytes) = (fd.clone(), bytes.to_vec());
                 let write = move || fd::write_all(std::os::fd::AsFd::as_fd(&*fd), &bytes);
-                let done = tokio::task::spawn_blocking(write).await;
-                done.map_err(std::io::Error::other)?.map_err(std::io::Error::other)
+                blocking::run(write).await.map_err(std::io::Error::other)
             }
         }
     }

@@ -44,8 +44,10 @@ impl Shim {
             init.advance(Stage::Pausing, Stage::Running);
             return Err(err);
         }
-        init.advance(Stage::Pausing, Stage::Paused);
-        self.events.publish("/tasks/paused", &TaskPaused { container_id: id.to_owned() });
+        // One that ended meanwhile has had its last event.
+        if init.advance(Stage::Pausing, Stage::Paused) {
+            self.events.publish("/tasks/paused", &TaskPaused { container_id: id.to_owned() });
+        }
         Ok(())
     }
 
@@ -59,8 +61,9 @@ impl Shim {
             stage => return Err(wrong_stage("resume", stage, "container")),
         }
         container.engine.resume(id).await?;
-        container.init.advance(Stage::Paused, Stage::Running);
-        self.events.publish("/tasks/resumed", &TaskResumed { container_id: id.to_owned() });
+        if container.init.advance(Stage::Paused, Stage::Running) {
+            self.events.publish("/tasks/resumed", &TaskResumed { container_id: id.to_owned() });
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::{Mount, UnmountFlags};
 
 use super::{Entry, Shim, bundle_of};
+use crate::blocking;
 use crate::container::{Container, Settings};
 use crate::engine::{Create, Engine, Restore, Runc};
 use crate::log::warning;
@@ -227,9 +228,7 @@ fn mount_rootfs(request: &api::CreateTaskRequest, bundle: &Path) -> Result<bool>
 pub(super) async fn unmount_rootfs(bundle: &Path) {
     let rootfs = bundle.join("rootfs");
     let unmount = move || gantry_mount::unmount_recursive(&rootfs, UnmountFlags::default());
-    match tokio::task::spawn_blocking(unmount).await {
-        Ok(Ok(())) => {}
-        Ok(Err(err)) => warning!("unmount: {err}"),
-        Err(err) => warning!("unmount: {err}"),
+    if let Err(err) = blocking::run(unmount).await {
+        warning!("unmount: {err}");
     }
 }
