@@ -1,4 +1,4 @@
-//! Images: pull, list, check, tag, mount, import, export.
+//! Images: every layer form, archives in and out, push.
 
 use gantry_testkit::{Compression, Image, Layer};
 
@@ -61,66 +61,6 @@ fn root_whiteouts_and_links_unpack() {
         let output = world.ctl.ok(["run", "--rm", &reference, "c1", "sh", "-c", command]);
         let want = "/data:\nkept\nlinked\n\n/swept:\nnew\n1000:1000 640 1\n0:0 644 2\n";
         assert_eq!(output, want);
-    });
-}
-
-#[test]
-fn root_indexes_resolve_to_this_platform() {
-    with_each_client(|world: &mut World| {
-        let index = Image::index([
-            Image::builder().platform("linux", "s390x", "").layers(2).build(),
-            Image::busybox(),
-        ]);
-        let reference = world.pull(&index, "many:1");
-        let listed = world.ctl.ok(["images", "ls"]);
-        assert!(listed.contains("linux/s390x"), "{listed}");
-        assert_eq!(world.ctl.ok(["run", "--rm", &reference, "c1", "echo", "hi"]), "hi\n");
-    });
-}
-
-#[test]
-fn root_images_are_listed_checked_tagged_and_removed() {
-    with_each_client(|world: &mut World| {
-        let ctl = &world.ctl;
-        let image = Image::builder().layers(3).build();
-        let reference = world.pull(&image, "busybox:1");
-        let listed = ctl.ok(["images", "ls"]);
-        for word in ["REF", "PLATFORMS", reference.as_str(), image.top().digest.as_str()] {
-            assert!(listed.contains(word), "no {word} in {listed}");
-        }
-        let checked = ctl.ok(["images", "check"]);
-        assert!(checked.contains("complete (5/5)") && checked.contains("true"), "{checked}");
-        ctl.ok(["images", "tag", &reference, "example.com/other:2"]);
-        assert!(ctl.run(["images", "tag", &reference, "example.com/other:2"]).code != 0);
-        ctl.ok(["images", "tag", "--force", &reference, "example.com/other:2"]);
-        ctl.ok(["images", "label", "example.com/other:2", "a=b"]);
-        let found = ctl.ok(["images", "ls", "-q", "labels.a==b"]);
-        assert_eq!(found, "example.com/other:2\n");
-        ctl.ok(["images", "rm", &reference]);
-        assert_eq!(ctl.ok(["images", "ls", "-q"]), "example.com/other:2\n");
-        assert_eq!(ctl.ok(["run", "--rm", "example.com/other:2", "c1", "echo", "hi"]), "hi\n");
-        ctl.ok(["images", "rm", "--sync", "example.com/other:2"]);
-        assert_eq!(ctl.ok(["content", "ls", "-q"]), "");
-        let failure = ctl.fail(["run", "--rm", "example.com/other:2", "c1", "echo"]);
-        assert!(failure.contains("not found"), "{failure}");
-        assert_eq!(failure.lines().count(), 1, "{failure}");
-    });
-}
-
-#[test]
-fn root_images_mount_and_unmount() {
-    with_each_client(|world: &mut World| {
-        let reference = world.busybox();
-        let target = tempfile::tempdir().unwrap();
-        let path = target.path().to_str().unwrap();
-        world.ctl.ok(["images", "mount", &reference, path]);
-        assert!(target.path().join("bin/busybox").is_file());
-        assert!(std::fs::write(target.path().join("x"), "x").is_err());
-        world.ctl.ok(["images", "unmount", "--rm", path]);
-        assert!(!target.path().join("bin").exists());
-        for lease in world.ctl.ok(["leases", "ls", "-q"]).lines() {
-            world.ctl.ok(["leases", "rm", lease]);
-        }
     });
 }
 

@@ -1,14 +1,10 @@
-//! Black-box tests: real clients against the real daemon, registry, shim and runc.
-//!
-//! Each scenario runs with Debian's `ctr` and with `gantry` alike.
+//! The program against the real daemon, registry, shim and runc: what `crates/blackbox` does not
+//! look at. Scenarios run with Debian's `ctr` too where it knows the flags.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bad_input;
 mod embedded;
 mod images;
-mod kill9;
 mod restart;
 mod run;
-mod shims;
-mod storage;
 mod support;
