@@ -179,8 +179,30 @@ impl Unpacker {
     ) -> Result<bool> {
         let snapshots = self.db.snapshotter(snapshotter)?;
         let key = (ctx.namespace.to_string(), snapshotter.to_owned(), task.chain_id.clone());
-        let flight = self.flights.enter(key);
-        let turn = flight.lock_owned().await;
+        let turn = self.flights.enter(key).lock_owned().await;
+        // On its own task, so that the snapshot is cleaned up even when the caller goes away;
+        // going away stops the applying by the guard it holds.
+        let (caller_is_there, caller_left) = tokio::sync::oneshot::channel::<()>();
+        let (unpacker, ctx) = (self.clone(), ctx.clone());
+        let work = tokio::spawn(async move {
+            let done = unpacker.extract(&ctx, snapshots, task, source, caller_left).await;
+            drop(turn);
+            done
+        });
+        let done = crate::differ::joined(work.await);
+        drop(caller_is_there);
+        done
+    }
+
+    /// Unpacks a layer that nobody else is unpacking.
+    async fn extract(
+        &self,
+        ctx: &Context,
+        snapshots: Snapshots,
+        task: LayerTask,
+        source: LayerSource,
+        caller_left: tokio::sync::oneshot::Receiver<()>,
+    ) -> Result<bool> {
         if self.is_there(ctx, &snapshots, &task.chain_id).await? {
             return Ok(false);
         }
@@ -195,28 +217,13 @@ impl Unpacker {
         let Some((key, mounts)) = self.prepare(ctx, &snapshots, &task).await? else {
             return Ok(false);
         };
-        let extraction = Extraction {
-            differ: self.differ.clone(),
-            ctx: ctx.clone(),
-            snapshots,
-            task,
-            key,
-            mounts,
-        };
-        // On its own task, so that the snapshot is cleaned up even when the caller goes away;
-        // going away stops the applying by the guard it holds.
-        let (caller_is_there, caller_left) = tokio::sync::oneshot::channel::<()>();
-        let work = tokio::spawn(async move {
-            let extracted = extraction.run(reader, origin, caller_left).await;
-            if extracted.is_err() {
-                extraction.clean_up().await;
-            }
-            drop(turn);
-            extracted
-        });
-        let done = crate::differ::joined(work.await);
-        drop(caller_is_there);
-        done
+        let (differ, ctx) = (self.differ.clone(), ctx.clone());
+        let extraction = Extraction { differ, ctx, snapshots, task, key, mounts };
+        let extracted = extraction.run(reader, origin, caller_left).await;
+        if extracted.is_err() {
+            extraction.clean_up().await;
+        }
+        extracted
     }
 
     /// Waits until nobody unpacks these chain IDs, so that what a dropped [`Self::unpack_layer`]
