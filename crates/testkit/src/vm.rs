@@ -23,7 +23,7 @@ const MEMORY_MIB: u32 = 2048;
 /// What the init script prints in front of the test script's exit code.
 const EXIT_MARK: &str = "gantry-vm-exit:";
 
-/// Kernel modules a test may need, in no order (modprobe resolves it).
+/// Kernel modules a test may need, unless it says which, in no order (modprobe resolves it).
 const MODULES: [&str; 7] = ["overlay", "virtio_pci", "virtio_blk", "loop", "erofs", "xfs", "btrfs"];
 
 /// The first program: a root on tmpfs (runc can't pivot away from an initramfs), then the test.
@@ -58,6 +58,7 @@ pub struct Vm {
     timeout: Duration,
     /// More arguments of QEMU.
     devices: Vec<String>,
+    modules: String,
 }
 
 /// What a machine left on its serial console.
@@ -76,7 +77,12 @@ impl Vm {
     /// When the kernel or a program is not installed.
     pub fn new() -> Self {
         let stage = tempfile::Builder::new().prefix("gvm").tempdir().expect("a directory");
-        let vm = Self { stage, timeout: Duration::from_secs(180), devices: Vec::new() };
+        let vm = Self {
+            stage,
+            timeout: Duration::from_secs(180),
+            devices: Vec::new(),
+            modules: MODULES.join(" "),
+        };
         for dir in ["bin", "proc", "sys", "dev", "root", "etc", "var"] {
             std::fs::create_dir_all(vm.path(dir)).expect("a directory");
         }
@@ -89,6 +95,13 @@ impl Vm {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Loads these kernel modules only, which makes for a quicker start.
+    #[must_use]
+    pub fn only_modules(mut self, modules: &[&str]) -> Self {
+        self.modules = modules.join(" ");
         self
     }
 
@@ -130,10 +143,8 @@ impl Vm {
     /// # Panics
     /// When the machine can't be built or started.
     pub fn run(self, script: &str) -> VmOutput {
-        let modules = MODULES.join(" ");
-        let vm = self
-            .file("/init", INIT.replace("MODULES", &modules).as_bytes())
-            .file("/test.sh", script.as_bytes());
+        let init = INIT.replace("MODULES", &self.modules);
+        let vm = self.file("/init", init.as_bytes()).file("/test.sh", script.as_bytes());
         run_in(vm.stage.path(), "chmod 755 init bin/busybox");
         let initrd = vm.stage.path().with_extension("cpio");
         let pack = format!("find . | cpio --quiet -o -H newc > {}", initrd.display());

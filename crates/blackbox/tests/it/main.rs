@@ -8,6 +8,7 @@ mod content;
 mod crash;
 mod hostile;
 mod images;
+mod power;
 mod pull;
 mod records;
 mod restart;
