@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(crate) struct Shim {
     connection: Client,
     /// Cleared when the shim turns out to speak version 2 only.
     speaks_v3: AtomicBool,
+    /// The pid that creating the task gave; 0 when the daemon has only found the task.
+    created_pid: AtomicU32,
     /// Set while the shim does not answer in time.
     degraded: AtomicBool,
     /// Set once the daemon itself ends the shim: its connection may close now.
@@ -93,6 +95,7 @@ impl Shim {
             deleting: tokio::sync::Mutex::default(),
             connection,
             speaks_v3: AtomicBool::new(bootstrap.version >= 3),
+            created_pid: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
             released: AtomicBool::new(false),
             buried: watch::Sender::new(None),
@@ -180,7 +183,15 @@ impl Shim {
         if result.as_ref().is_err_and(|e| self.downgrade(e)) {
             result = self.tasks().create(&ctx, request).await;
         }
-        self.answered(result).map(|answer| answer.pid)
+        let pid = self.answered(result)?.pid;
+        self.created_pid.store(pid, Ordering::Release);
+        Ok(pid)
+    }
+
+    /// The pid that creating the task gave, if it was this daemon that did. A task keeps its pid
+    /// for life, and whoever creates one asks at once: a client's stdin may end meanwhile.
+    pub(crate) fn created_pid(&self) -> Option<u32> {
+        Some(self.created_pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
     }
 
     /// Asks who the shim is, within `timeout`.

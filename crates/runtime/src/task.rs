@@ -64,6 +64,9 @@ impl Task for Shim {
     }
 
     async fn pid(&self) -> Result<u32> {
+        if let Some(pid) = self.created_pid() {
+            return Ok(pid);
+        }
         self.connect(self.config.deadlines.memory).await.map(|answer| answer.task_pid)
     }
 
