@@ -18,6 +18,7 @@ use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
 use tokio::sync::{Semaphore, mpsc};
 
+pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
 use crate::lease;
 

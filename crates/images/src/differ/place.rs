@@ -54,12 +54,17 @@ pub(super) fn overlay_changes(left: &[Mount], right: &[Mount]) -> Option<Changes
     let Place::Overlay { upper: Some(upper), lowers, userxattr } = place(right) else {
         return None;
     };
-    let below = match place(left) {
-        Place::Dir(dir) => vec![dir],
-        Place::Overlay { upper: None, lowers, .. } => lowers,
-        _ => return None,
-    };
+    let below = lower_dirs(left)?;
     (below == lowers).then_some(Changes::OverlayUpper { upper, userxattr })
+}
+
+/// The directories of a read-only view, newest first, if they are plain to see.
+pub(crate) fn lower_dirs(mounts: &[Mount]) -> Option<Vec<PathBuf>> {
+    match place(mounts) {
+        Place::Dir(dir) => Some(vec![dir]),
+        Place::Overlay { upper: None, lowers, .. } => Some(lowers),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

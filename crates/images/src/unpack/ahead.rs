@@ -1,26 +1,29 @@
 //! Unpacking a layer before the layers below it are there.
 //!
 //! The layer goes into a snapshot without a parent, with its deletions written the way overlayfs
-//! keeps them, and gets its parent with the commit (a rebase). Most layers can be unpacked so. One
-//! that can't is unpacked by the caller in its turn instead: a layer that names things only lower
-//! layers have, which the archive code refuses, and a layer that deletes single names, since a
-//! whiteout of something that is not there shows up in listings (overlayfs passes directories
-//! that nothing lies below through as they are).
+//! keeps them, and gets its parent with the commit (a rebase). Most layers can be unpacked so; one
+//! that names things only lower layers have is refused by the archive code, and unpacked by the
+//! caller in its turn instead. Deletions of single names are settled before the commit: a whiteout
+//! of something that is not there would show up in listings (overlayfs passes directories that
+//! nothing lies below through as they are).
 
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
 
-use gantry_archive::{ApplyOptions, Lowers, Target};
-use gantry_core::{Context, Digest};
+use gantry_archive::{Applied, ApplyOptions, Lowers, Target};
+use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Snapshots;
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, Overlayfs};
 use tokio::sync::watch;
 
-use super::{LayerTask, Unpacker, committed_labels};
-use crate::differ::{Differ, Origin, joined};
+use super::{LayerTask, Unpacker, committed_labels, unique};
+use crate::differ::{Differ, Origin, joined, lower_dirs};
+
+/// How overlayfs' marks are written. In a user namespace these attributes are refused, and the
+/// layer waits its turn.
+const TARGET: Target = Target::OverlayUpper { userxattr: false };
 
 /// One layer on its way into a snapshot without a parent.
 struct Ahead {
@@ -103,17 +106,18 @@ impl Ahead {
         mut parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
         let task = &self.task;
-        let diff_id =
-            self.apply(dir, reader).await.context(|| format!("layer {}", task.diff_id))?;
-        if diff_id != task.diff_id {
+        let what = || format!("layer {}", task.diff_id);
+        let applied = self.apply(dir.clone(), reader).await.context(what)?;
+        if applied.diff_id != task.diff_id {
             return Err(Error::failed_precondition(format!(
-                "layer {}: the image config promises this diff ID, the layer unpacks to {diff_id}",
-                task.diff_id
+                "layer {}: the image config promises this diff ID, the layer unpacks to {}",
+                task.diff_id, applied.diff_id
             )));
         }
         if parent_there.wait_for(|there| *there).await.is_err() {
             return Err(Error::canceled(format!("unpacking of {}", task.chain_id)));
         }
+        self.settle(dir, applied.unsettled).await.context(what)?;
         let parent = task.parent.as_ref().map(Digest::to_string);
         let options = CommitOptions { labels: committed_labels(task), parent };
         let name = task.chain_id.as_str();
@@ -121,28 +125,44 @@ impl Ahead {
             Ok(()) => Ok(true),
             // Another client was faster; its snapshot is as good.
             Err(err) if err.is_already_exists() => Ok(false),
-            Err(err) => Err(err.context(format!("layer {}", task.diff_id))),
+            Err(err) => Err(err.context(what())),
         }
     }
 
-    async fn apply(&self, dir: PathBuf, reader: Box<dyn Read + Send>) -> Result<Digest> {
+    async fn apply(&self, dir: PathBuf, reader: Box<dyn Read + Send>) -> Result<Applied> {
         let slot = self.differ.slot(Origin::Elsewhere).await?;
-        let options = ApplyOptions {
-            // In a user namespace these attributes are refused, and the layer waits its turn.
-            target: Target::OverlayUpper { userxattr: false },
-            lowers: Lowers::Unknown,
-            ..ApplyOptions::default()
-        };
+        let options =
+            ApplyOptions { target: TARGET, lowers: Lowers::Unknown, ..ApplyOptions::default() };
         let work = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let applied = gantry_archive::apply(reader, &dir, &options)?;
-            if has_whiteouts(&dir).context(|| dir.display().to_string())? {
-                let text = "the layer deletes names of layers that may not be there yet";
-                return Err(Error::failed_precondition(text));
-            }
-            Ok(applied)
+            gantry_archive::apply(reader, &dir, &options)
         });
-        joined(work.await).map(|applied| applied.diff_id)
+        joined(work.await)
+    }
+
+    /// Takes back the deletions of what is not there, now that the parent is.
+    async fn settle(&self, dir: PathBuf, unsettled: Vec<PathBuf>) -> Result<()> {
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        let lowers = match &self.task.parent {
+            Some(parent) => self.dirs_of(parent).await?,
+            None => Vec::new(),
+        };
+        let settled = tokio::task::spawn_blocking(move || {
+            gantry_archive::settle(&dir, TARGET, &lowers, &unsettled)
+        });
+        joined(settled.await)
+    }
+
+    /// The directories of a committed snapshot and those below it, newest first.
+    async fn dirs_of(&self, name: &Digest) -> Result<Vec<PathBuf>> {
+        let (ctx, key) = (&self.ctx, unique("look"));
+        let mounts = self.snapshots.view(ctx, &key, Some(name.as_str()), Labels::new()).await?;
+        self.snapshots.remove(ctx, &key).await?;
+        lower_dirs(&mounts).ok_or_else(|| {
+            Error::failed_precondition(format!("snapshot {name} is not plain directories"))
+        })
     }
 
     async fn clean_up(&self) {
@@ -161,22 +181,4 @@ fn plain_dir(mounts: &[Mount]) -> Option<PathBuf> {
     let plain = mount.kind == "bind" && mount.target.is_empty() && mount.is_writable();
     let mapped = mount.options.iter().any(|o| o.contains("idmap") || o.contains("mapping"));
     (plain && !mapped).then(|| PathBuf::from(&mount.source))
-}
-
-/// Whether a tree holds whiteouts of overlayfs: character devices with the number 0/0. Looks at
-/// the kinds of directory entries, which costs no look at the files themselves.
-fn has_whiteouts(dir: &Path) -> io::Result<bool> {
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                todo.push(entry.path());
-            } else if kind.is_char_device() && entry.metadata()?.rdev() == 0 {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
 }
