@@ -92,6 +92,7 @@ impl RedbStore {
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(db)),
             broken: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
             latest: Mutex::new(None),
             path: path.to_owned(),
             options: options.clone(),
@@ -123,6 +124,8 @@ struct Shared {
     db: RwLock<Option<Database>>,
     /// An I/O error happened: redb refuses everything until the file is opened again.
     broken: AtomicBool,
+    /// The last commit was not synced. Used by the writer thread only.
+    unsynced: AtomicBool,
     /// The snapshot of the last commit, once someone asked for it: opening one costs a few
     /// allocations and a lock, and most requests read the same state. Held for moments only.
     latest: Mutex<Option<Snapshot>>,
@@ -181,6 +184,16 @@ impl Shared {
         Error::unavailable(format!("database {}: being opened again", self.path.display()))
     }
 
+    /// Makes the last commit durable.
+    fn sync(&self) -> Result<()> {
+        if !self.unsynced.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let db = self.db();
+        let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
+        txn.map_err(|e| self.failed(e))?.commit().map_err(|e| self.failed(e))
+    }
+
     /// Opens the file again after an I/O error (a full disk, a device that came back). True when
     /// there was something to do.
     ///
@@ -232,7 +245,8 @@ impl Shared {
         let db = self.db();
         let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
         let mut txn = txn.map_err(|e| self.failed(e))?;
-        txn.set_durability(Durability::Immediate)
+        let strict = jobs.iter().any(Job::is_strict);
+        txn.set_durability(if strict { Durability::Immediate } else { Durability::None })
             .map_err(|e| Error::internal(format!("database durability: {e}")))?;
         let mut hooks = Vec::new();
         let mut wrote = false;
@@ -245,9 +259,11 @@ impl Shared {
                 hooks.extend(own_hooks);
             }
         }
-        if wrote {
+        // A strict caller waits for the relaxed writes before it too.
+        if wrote || strict && self.unsynced.load(Ordering::Relaxed) {
             txn.commit().map_err(|e| self.failed(e))?;
             *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.unsynced.store(!strict, Ordering::Relaxed);
             copier.committed(|| self.view());
         } else {
             txn.abort().map_err(|e| self.failed(e))?;
@@ -279,6 +295,9 @@ fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier
             dumped = true;
             copier.dump(|| shared.view());
         }
+    }
+    if let Err(err) = shared.sync() {
+        tracing::error!(path = %shared.path.display(), "closing the database: {err}");
     }
 }
 

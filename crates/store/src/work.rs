@@ -25,6 +25,28 @@ pub trait Store: Send + Sync + 'static {
     fn submit_blocking(&self, job: Job);
 }
 
+tokio::task_local! {
+    static RELAXED: bool;
+}
+
+/// Runs `work`, whose updates are visible when they resolve but durable only with the next update
+/// made outside: for a caller that ends in such an update itself, and before that has told nobody.
+/// One synced commit then serves both.
+///
+/// Tasks spawned by `work` are outside unless they use [`carry`].
+pub async fn relaxed<T>(work: impl Future<Output = T>) -> T {
+    RELAXED.scope(true, work).await
+}
+
+/// Takes the caller's being inside [`relaxed`], or not, along into a task to be spawned.
+pub fn carry<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    RELAXED.scope(is_relaxed(), work)
+}
+
+fn is_relaxed() -> bool {
+    RELAXED.try_with(|relaxed| *relaxed).unwrap_or(false)
+}
+
 /// Typed writes on any [`Store`].
 pub trait StoreExt: Store {
     /// Runs `write` in a transaction of its own and resolves once its commit is durable.
@@ -41,7 +63,7 @@ pub trait StoreExt: Store {
         F: FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
     {
         async move {
-            let (job, answer) = Job::new(write);
+            let (job, answer) = Job::new(write, is_relaxed());
             self.submit(job).await;
             answer.await.unwrap_or_else(|_| Err(closed()))
         }
@@ -57,7 +79,7 @@ pub trait StoreExt: Store {
         T: Send + 'static,
         F: FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = Job::new(write);
+        let (job, answer) = Job::new(write, false);
         self.submit_blocking(job);
         answer.blocking_recv().unwrap_or_else(|_| Err(closed()))
     }
@@ -66,28 +88,37 @@ pub trait StoreExt: Store {
 impl<S: Store + ?Sized> StoreExt for S {}
 
 /// One queued write with its caller's answer slot.
-pub struct Job(Box<dyn Work>);
+pub struct Job {
+    work: Box<dyn Work>,
+    relaxed: bool,
+}
 
 impl Job {
-    fn new<T, F>(write: F) -> (Self, oneshot::Receiver<Result<T>>)
+    fn new<T, F>(write: F, relaxed: bool) -> (Self, oneshot::Receiver<Result<T>>)
     where
         T: Send + 'static,
         F: FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        (Self(Box::new(Typed { write: Some(write), result: None, answer })), answered)
+        let work = Box::new(Typed { write: Some(write), result: None, answer });
+        (Self { work, relaxed }, answered)
+    }
+
+    /// Whether the caller waits for durability.
+    pub(crate) fn is_strict(&self) -> bool {
+        !self.relaxed
     }
 
     /// Runs the closure over `base`. `Some` holds the writes to merge and the hooks to run after
     /// the commit; `None` means that the closure failed and nothing of it may be kept.
     pub(crate) fn run(&mut self, base: &dyn KvRead) -> Option<(Writes, Vec<Hook>)> {
         let mut txn = Txn::new(base);
-        self.0.run(&mut txn).then(|| txn.into_parts())
+        self.work.run(&mut txn).then(|| txn.into_parts())
     }
 
     /// Answers the caller: the closure's own result, or `failure` of the commit.
     pub(crate) fn finish(self, failure: Option<Error>) {
-        self.0.finish(failure);
+        self.work.finish(failure);
     }
 }
 

@@ -5,7 +5,7 @@ use gantry_core::{Context, Labels, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, Kind, label};
-use gantry_store::KvRead;
+use gantry_store::{KvRead, relaxed};
 
 use super::{Snapshots, inflight_name, inherited, kind, kind_number, missing, renamed};
 use crate::db::{check_lease, detached, now};
@@ -67,10 +67,11 @@ impl Snapshots {
         let _parent_used = self.enter(parent.as_deref()).await;
         let (backend_key, _used) = self.backend_name(ctx, &make.key).await?;
         let labels = inherited(&make.labels);
+        // Relaxed: our record comes right after, in the same database if the backend uses it.
         let made = if make.kind == Kind::View {
-            self.backend.view(&backend_key, parent.as_deref(), labels).await
+            relaxed(self.backend.view(&backend_key, parent.as_deref(), labels)).await
         } else {
-            self.backend.prepare(&backend_key, parent.as_deref(), labels).await
+            relaxed(self.backend.prepare(&backend_key, parent.as_deref(), labels)).await
         };
         let mounts = match made {
             Ok(mounts) => mounts,
@@ -220,8 +221,7 @@ impl Snapshots {
         let _key_used = self.enter(Some(&record.backend_key)).await;
         let (backend_name, _used) = self.backend_name(&ctx, &name).await?;
         let backend_options = CommitOptions { labels: inherited(&options.labels), parent };
-        self.backend
-            .commit(&backend_name, &record.backend_key, backend_options)
+        relaxed(self.backend.commit(&backend_name, &record.backend_key, backend_options))
             .await
             .map_err(|err| renamed(err, &key, &record))?;
         let (this, lease_kind) = (self.clone(), self.lease_kind());

@@ -311,7 +311,7 @@ pub(crate) fn make_private(path: &Path) -> Result<()> {
 async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    joined(tokio::spawn(work)).await
+    joined(tokio::spawn(gantry_store::carry(work))).await
 }
 
 async fn joined<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {

@@ -197,6 +197,73 @@ fn add_one(txn: &mut crate::Txn<'_>, hooks: Arc<AtomicUsize>) -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn relaxed_writes_are_seen_at_once_and_durable_with_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let store = Arc::new(RedbStore::open(&path, &Options::default()).unwrap());
+    let put = |key: &'static [u8]| {
+        let store = Arc::clone(&store);
+        async move {
+            store
+                .update(move |txn| {
+                    txn.put(key, *b"1");
+                    Ok(())
+                })
+                .await
+        }
+    };
+    // The file as a power cut would leave it.
+    let on_disk = |key: &[u8]| {
+        let copy = dir.path().join("copy").join("db");
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&path, &copy).unwrap();
+        let store = RedbStore::open(&copy, &Options::default()).unwrap();
+        let found = store.view().unwrap().has(key).unwrap();
+        drop(store);
+        std::fs::remove_dir_all(copy.parent().unwrap()).unwrap();
+        found
+    };
+    crate::relaxed(put(b"a")).await.unwrap();
+    crate::relaxed(async { tokio::spawn(crate::carry(put(b"b"))).await.unwrap() }).await.unwrap();
+    assert!(store.view().unwrap().has(b"a").unwrap() && store.view().unwrap().has(b"b").unwrap());
+    assert!(!on_disk(b"a") && !on_disk(b"b"));
+    // Even one that writes nothing.
+    store.update(|_| Ok(())).await.unwrap();
+    assert!(on_disk(b"a") && on_disk(b"b"));
+    crate::relaxed(put(b"c")).await.unwrap();
+    drop(store);
+    assert!(on_disk(b"c"));
+}
+
+#[test]
+fn the_file_does_not_grow_with_pairs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let store = RedbStore::open(&path, &Options::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut len = 0;
+    for n in 0..600_u32 {
+        let key = n.to_be_bytes();
+        let make = store.update(move |txn| {
+            txn.put(&key, vec![1; 2000]);
+            Ok(())
+        });
+        runtime.block_on(crate::relaxed(make)).unwrap();
+        store
+            .update_blocking(move |txn| {
+                txn.delete(&key);
+                Ok(())
+            })
+            .unwrap();
+        if n == 100 {
+            len = std::fs::metadata(&path).unwrap().len();
+        }
+    }
+    let grown = std::fs::metadata(&path).unwrap().len();
+    assert!(grown <= len * 2, "{len} to {grown}");
+}
+
 #[test]
 fn prefix_ends() {
     assert_eq!(prefix_end(b"a").as_deref(), Some(&b"b"[..]));
