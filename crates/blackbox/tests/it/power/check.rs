@@ -146,10 +146,12 @@ impl Scene<'_> {
         for id in self.list(&["leases", "ls", "-q"]) {
             self.ctr.ok(["leases", "delete", &id]);
         }
-        // What a client left unfinished is its own to remove.
+        // What a client left unfinished is its own to remove, unless it had a lease.
         for row in rows(&self.ctr.ok(["snapshots", "ls"])) {
             if row.last().is_some_and(|kind| kind != "Committed") {
-                self.ctr.ok(["snapshots", "rm", &row[0]]);
+                // The key of a layer that is being unpacked has a space in it.
+                let words = if row[0].starts_with("extract-") { 2 } else { 1 };
+                let _ = self.ctr.run(["snapshots", "rm", &row[..words].join(" ")]);
             }
         }
         for name in self.list(&["images", "ls", "-q"]) {
