@@ -30,6 +30,7 @@ mod log;
 mod options;
 mod process;
 pub mod reaper;
+mod sandbox;
 mod serve;
 mod socket;
 mod spec;

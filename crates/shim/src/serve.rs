@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gantry_api::containerd::runtime::sandbox::v1::sandbox_ttrpc::SandboxServer;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_ttrpc::Server;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +14,7 @@ use crate::args::Args;
 use crate::events::{Events, Route};
 use crate::log::warning;
 use crate::reaper::Reaper;
+use crate::sandbox::SandboxService;
 use crate::state::{ShimRecord, VERSION};
 use crate::stdio::Slots;
 use crate::task::{Named, Shim};
@@ -49,8 +51,9 @@ async fn serve_on(
     tokio::spawn(events.clone().run(route, reaper.clone()));
     let shim = Shim::new(namespace, reaper, events, slots);
     heed_signals(&shim);
+    let pod = SandboxServer::new(SandboxService::new(shim.clone()));
     let [version_2, version_3] = Named::both(&shim);
-    let server = Server::builder().service(version_2).service(version_3).build();
+    let server = Server::builder().service(version_2).service(version_3).service(pod).build();
     listener.set_nonblocking(true).context(|| "listener")?;
     let listener = tokio::net::UnixListener::from_std(listener).context(|| "listener")?;
     let stop = async {

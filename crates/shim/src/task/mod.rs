@@ -16,6 +16,7 @@ mod query;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// deleting the last container and ending it.
 const FORGOTTEN_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The signal nothing survives.
+const SIGKILL: u32 = 9;
+
 /// Everything a serving shim has.
 #[derive(Debug)]
 pub(crate) struct Shim {
@@ -57,6 +61,7 @@ pub(crate) struct Shim {
     /// For tasks that outlive the call that starts them.
     this: Weak<Self>,
     containers: Mutex<HashMap<String, Entry>>,
+    sandboxed: AtomicBool,
     last_call: Mutex<Instant>,
 }
 
@@ -84,13 +89,37 @@ impl Shim {
             stop: Notify::new(),
             this: this.clone(),
             containers: Mutex::default(),
+            sandboxed: AtomicBool::new(false),
             last_call: Mutex::new(Instant::now()),
         })
     }
 
-    /// Whether no container is left.
+    /// Whether nothing is left that needs this shim: no container, and it is no sandbox.
     pub(crate) fn is_empty(&self) -> bool {
-        self.containers().is_empty()
+        self.containers().is_empty() && !self.sandboxed.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the shim is a sandbox, which lives on without containers.
+    pub(crate) fn set_sandboxed(&self, is: bool) {
+        self.sandboxed.store(is, Ordering::Relaxed);
+    }
+
+    /// Kills every process of every container; they are reported and deleted as ever.
+    pub(crate) async fn kill_containers(&self) {
+        let all: Vec<Arc<Container>> = (self.containers().values())
+            .filter_map(|entry| match entry {
+                Entry::Ready(container) => Some(container.clone()),
+                Entry::Creating => None,
+            })
+            .collect();
+        for container in all.iter().filter(|c| c.init.exit().is_none()) {
+            // One that has ended meanwhile is what was wanted.
+            if let Err(err) = container.signal_all(SIGKILL).await
+                && !err.is_not_found()
+            {
+                crate::log::warning!("container {}: {err}", container.id);
+            }
+        }
     }
 
     /// Resolves when the shim was left behind: it has no container, and nobody has asked it

@@ -9,6 +9,7 @@ mod harness;
 mod io;
 mod life;
 mod restart;
+mod sandbox;
 mod stress;
 
 /// A file that is not listed above would never run.
