@@ -40,7 +40,7 @@ pub struct EventStream {
 /// awaited together with that.
 enum State {
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<Envelope>>> + Send>>),
-    Open(Streaming<Envelope>),
+    Open(Box<Streaming<Envelope>>),
     Closed,
 }
 
@@ -64,7 +64,7 @@ impl Events {
         // daemon has seen the subscription too.
         tokio::select! {
             biased;
-            stream = &mut opening => Ok(EventStream { state: State::Open(stream?) }),
+            stream = &mut opening => Ok(EventStream { state: State::Open(Box::new(stream?)) }),
             version = self.client.version() => {
                 version?;
                 Ok(EventStream { state: State::Opening(opening) })
@@ -95,7 +95,7 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Option<Event>> {
         if let State::Opening(opening) = &mut self.state {
             match opening.await {
-                Ok(stream) => self.state = State::Open(stream),
+                Ok(stream) => self.state = State::Open(Box::new(stream)),
                 Err(e) => {
                     self.state = State::Closed;
                     return Err(e);
