@@ -15,6 +15,11 @@
 //! Error output is never handed over: the runtime prints its own failures there before the process
 //! exists, and clients are not to see those as the process's words.
 //!
+//! **The input of an init waits for its start.** A client's write to a FIFO begins when the shim
+//! opens it. One that has little to say would be at its end before its `Create` has returned,
+//! when some (`ctr run`) cannot tell that by `CloseIO` yet, and the container would wait for
+//! input for ever. So this one FIFO is opened by `Start`, and copied.
+//!
 //! The runtime changes the owner of a process's streams to its user, which for a handed-over FIFO
 //! is the client's file, and a security module may deny a labelled process a file of the host.
 //! So pipes and a copying task are used instead when: the FIFO does not belong to root, the
@@ -32,6 +37,7 @@ mod open;
 mod pump;
 mod target;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +77,8 @@ pub(crate) struct Io {
 
 #[derive(Debug, Default)]
 struct Held {
+    /// Input that is not opened yet.
+    deferred: Option<Deferred>,
     /// Keeps input open for clients that come and go.
     stdin: Option<OwnedFd>,
     /// Keep output FIFOs open for readers that come and go.
@@ -81,10 +89,40 @@ struct Held {
     logger: Option<logger::Logger>,
 }
 
+/// An input FIFO to be opened when its process starts.
+#[derive(Debug)]
+struct Deferred {
+    path: PathBuf,
+    to: pump::Sink,
+    /// The client has closed the input already.
+    closed: bool,
+}
+
 impl Io {
+    /// Opens input that has waited for the process to start. One whose client has taken it away
+    /// is at its end.
+    pub(crate) fn start_input(&self) {
+        let mut held = self.lock();
+        let Some(deferred) = held.deferred.take() else { return };
+        let opened = fifo::input(&deferred.path, false).and_then(|input| {
+            Ok((pump::register(input.read, tokio::io::Interest::READABLE)?, input.hold))
+        });
+        match opened {
+            Ok((from, hold)) => {
+                held.stdin = (!deferred.closed).then_some(hold);
+                held.input_pump = Some(tokio::spawn(pump::copy(from, deferred.to)));
+            }
+            Err(err) => crate::log::warning!("no input: {err}"),
+        }
+    }
+
     /// Closes the input for good: its reader gets end-of-file once clients have closed theirs.
     pub(crate) fn close_stdin(&self) {
-        self.lock().stdin = None;
+        let mut held = self.lock();
+        held.stdin = None;
+        if let Some(deferred) = &mut held.deferred {
+            deferred.closed = true;
+        }
     }
 
     /// Sets the size of the terminal; without one there is nothing to do.

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::logger::{Logger, Slots};
 use super::pump::{self, Sink, Source};
 use super::target::{Program, Target};
-use super::{ConsoleSocket, Held, Io, Streams, fifo};
+use super::{ConsoleSocket, Deferred, Held, Io, Streams, fifo};
 use crate::engine::ChildStdio;
 use crate::fd;
 use crate::reaper::Reaper;
@@ -31,6 +31,8 @@ pub(crate) struct Context<'a> {
     pub gid: u32,
     /// FIFOs may be handed over (see the parent module).
     pub hand_over: bool,
+    /// The input FIFO is left alone until [`Io::start_input`] (see the parent module).
+    pub defer_input: bool,
     /// For logging programs.
     pub slots: &'a Slots,
     /// For logging programs.
@@ -132,6 +134,12 @@ impl Opening<'_> {
             _ => return Err(Error::invalid_argument("stdin: only a FIFO or a file")),
         };
         let Some(stat) = fifo::stat(path)? else { return fifo::read(path) };
+        if self.context.defer_input {
+            let (read, write) = self.owned_pipe()?;
+            let (path, to) = (path.clone(), Sink::ready(write)?);
+            self.opened.held.deferred = Some(Deferred { path, to, closed: false });
+            return Ok(read);
+        }
         if self.context.hand_over && stat.st_uid == 0 {
             let input = fifo::input(path, true)?;
             self.opened.held.stdin = Some(input.hold);

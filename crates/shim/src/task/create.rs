@@ -96,9 +96,10 @@ impl Shim {
 
     /// Has the engine make the init, from its program or from a checkpoint.
     pub(super) async fn launch_init(&self, container: &Arc<Container>) -> Result<Exited> {
-        let context = self.stdio_context(container);
-        let (child, opened) = stdio::open(&container.init.streams, &context).await?;
         let settings = &container.settings;
+        let defer_input = settings.restore.is_none();
+        let context = stdio::Context { defer_input, ..self.stdio_context(container) };
+        let (child, opened) = stdio::open(&container.init.streams, &context).await?;
         let restore = settings
             .restore
             .as_deref()
@@ -146,6 +147,7 @@ impl Shim {
             uid: container.settings.io_uid,
             gid: container.settings.io_gid,
             hand_over: container.settings.hand_over,
+            defer_input: false,
             slots: &self.slots,
             reaper: &self.reaper,
         }

@@ -54,6 +54,7 @@ impl Shim {
         let restored = match container.settings.restore {
             Some(_) => Some(self.launch_init(container).await?),
             None => {
+                init.io().start_input();
                 release_init(container).await?;
                 None
             }
