@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build demo test lint deps bench
+.PHONY: build demo test power lint deps bench
 
 # What users run, into target/release.
 build:
@@ -17,6 +17,11 @@ test: deps lint
 	$(CARGO) build --bins -p gantry-daemon -p gantry-shim -p gantry-cli
 	$(CARGO) test --workspace
 	scripts/demo.sh target/debug
+
+# The power-cut test at length; prints the seed that repeats its choices.
+power: deps
+	$(CARGO) build --bins -p gantry-daemon -p gantry-shim
+	GANTRY_POWER_CUTS=200 $(CARGO) test -p gantry-blackbox --test it root_power -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

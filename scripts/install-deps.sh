@@ -11,6 +11,7 @@ packages=(
     skopeo umoci            # other people's view of our images
     gcc libc6-dev make      # crates that build C
     binutils cpio      # the small machine's file system
+    zstd                    # layers unpacked apart from our own code
     iproute2 procps util-linux
     qemu-system-x86         # the small machine itself
     e2fsprogs hyperfine
