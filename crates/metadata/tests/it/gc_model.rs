@@ -248,7 +248,8 @@ async fn apply(w: &World, model: &mut Model, step: &Step) {
         Step::Layer { n, parent, lease } => {
             let (ctx, lease) = (under(lease), held(lease));
             let parent = parent.filter(|p| model.layers.contains_key(p));
-            if !model.layers.contains_key(&n) {
+            let is_new = !model.layers.contains_key(&n);
+            if is_new {
                 let parent_name = parent.map(|p| p.to_string());
                 w.layer(&ctx, &n.to_string(), parent_name.as_deref()).await;
                 model.layers.insert(n, parent);
