@@ -64,3 +64,26 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("panic")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_answer() {
+        let handler = tower::service_fn(|request: http::Request<()>| async move {
+            assert!(request.uri().path() != "/panics", "as asked");
+            Ok::<_, Infallible>(http::Response::new(Body::empty()))
+        });
+        let mut service = CatchPanicLayer.layer(handler);
+        let ask = |path: &str| http::Request::builder().uri(path).body(()).unwrap();
+        let fine = service.call(ask("/works")).await.unwrap();
+        assert!(fine.headers().get("grpc-status").is_none());
+        let caught = service.call(ask("/panics")).await.unwrap();
+        let status = Status::from_header_map(caught.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::Internal);
+        assert!(status.message().contains("as asked"), "{status:?}");
+    }
+}

@@ -236,3 +236,32 @@ fn durations_read_as_in_go() {
     assert_eq!(timeout("task.state"), Duration::from_secs(3));
     assert_eq!(timeout("shim.load"), Duration::from_secs(5), "defaults stay beside it");
 }
+
+/// What `config migrate` and a start do with any text: an error or a configuration that prints
+/// and reads back the same, never a panic.
+fn survives(text: &str) {
+    if let Ok(loaded) = parse(text, Flavour::Containerd) {
+        let printed = loaded.config.to_toml().unwrap();
+        let again = parsed(&printed);
+        assert_eq!(again.config, loaded.config, "{text}");
+        let _ = loaded.config.validate();
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_survived(text in "\\PC{0,200}") {
+        survives(&text);
+    }
+
+    #[test]
+    fn any_keys_are_survived(
+        version in 0..6_i64,
+        section in "(grpc|debug|plugins|timeouts|imports|ttrpc|metrics|plugins\\.cri|plugins\\.\"a.b\")",
+        key in "(address|uid|level|tcp_address|version|sched_core|\"io.containerd.timeout.x\")",
+        value in "(1|-1|true|\"\"|\"x\"|\"5s\"|\\[\\]|\\[1\\]|\\{\\}|1979-05-27)",
+    ) {
+        survives(&format!("version = {version}\n[{section}]\n{key} = {value}\n"));
+        survives(&format!("version = {version}\n{section} = {value}\n"));
+    }
+}
