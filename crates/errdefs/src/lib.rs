@@ -194,7 +194,10 @@ mod tests {
     #[test]
     fn text_ends_in_the_class_words_once() {
         assert_eq!(Error::not_found("container \"x\"").text(), "container \"x\": not found");
-        assert_eq!(Error::not_found("container \"x\": not found").text(), "container \"x\": not found");
+        assert_eq!(
+            Error::not_found("container \"x\": not found").text(),
+            "container \"x\": not found"
+        );
         assert_eq!(Error::unknown("runc failed").text(), "runc failed");
     }
 

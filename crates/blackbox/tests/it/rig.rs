@@ -6,7 +6,7 @@ use gantry_testkit::{Ctr, Daemon, DaemonKind, Image, Registry};
 
 /// Which client a scenario runs with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
+pub(crate) enum Client {
     /// Debian's `ctr`.
     Ctr,
     /// Our `gantry`.
@@ -14,18 +14,18 @@ pub enum Client {
 }
 
 /// One scenario's own daemon and client. Everything is torn down on drop.
-pub struct Rig {
+pub(crate) struct Rig {
     /// The client, in the daemon's own namespace.
-    pub client: Ctr,
+    pub(crate) client: Ctr,
     /// The daemon.
-    pub daemon: Daemon,
+    pub(crate) daemon: Daemon,
     kind: Client,
     registry: Option<Registry>,
 }
 
 impl Rig {
     /// Starts a daemon.
-    pub fn new(daemon: DaemonKind, kind: Client) -> Self {
+    pub(crate) fn new(daemon: DaemonKind, kind: Client) -> Self {
         let builder = match daemon {
             DaemonKind::Gantryd => Daemon::gantryd(),
             DaemonKind::Containerd => Daemon::containerd(),
@@ -34,7 +34,7 @@ impl Rig {
     }
 
     /// Takes a daemon that runs already.
-    pub fn with(daemon: Daemon, kind: Client) -> Self {
+    pub(crate) fn with(daemon: Daemon, kind: Client) -> Self {
         let client = match kind {
             Client::Ctr => daemon.ctr(),
             Client::Gantry => daemon.gantry(),
@@ -43,17 +43,17 @@ impl Rig {
     }
 
     /// Which client this is.
-    pub fn kind(&self) -> Client {
+    pub(crate) fn kind(&self) -> Client {
         self.kind
     }
 
     /// The rig's registry, started on first use.
-    pub fn registry(&mut self) -> &Registry {
+    pub(crate) fn registry(&mut self) -> &Registry {
         self.registry.get_or_insert_with(Registry::start)
     }
 
     /// Imports `image` under `name` and returns the name.
-    pub fn import(&self, image: &Image, name: &str) -> String {
+    pub(crate) fn import(&self, image: &Image, name: &str) -> String {
         let path = self.scratch("import.tar");
         image.write_oci_tar(&path, name);
         self.client.ok(["images", "import", path.to_str().unwrap()]);
@@ -62,36 +62,36 @@ impl Rig {
     }
 
     /// Imports the plain busybox image.
-    pub fn busybox(&self) -> String {
+    pub(crate) fn busybox(&self) -> String {
         self.import(&Image::busybox(), "docker.io/library/busybox:1")
     }
 
     /// Pushes `image` to the rig's registry and pulls it.
-    pub fn pull(&mut self, image: &Image, name: &str) -> String {
+    pub(crate) fn pull(&mut self, image: &Image, name: &str) -> String {
         let reference = image.push(self.registry(), name);
         self.client.ok(["images", "pull", "--plain-http", &reference]);
         reference
     }
 
     /// A path beside the daemon's own directories.
-    pub fn scratch(&self, name: &str) -> PathBuf {
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.daemon.dir().join(name)
     }
 
     /// Starts a container that sleeps.
-    pub fn sleeper(&self, image: &str, id: &str) {
+    pub(crate) fn sleeper(&self, image: &str, id: &str) {
         self.client.ok(["run", "-d", image, id, "sleep", "1000"]);
     }
 
     /// Kills and removes a container and its task.
-    pub fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         self.client.ok(["tasks", "delete", "--force", id]);
         self.client.ok(["containers", "delete", id]);
     }
 }
 
 /// Rows of a table without its header, split into columns.
-pub fn rows(table: &str) -> Vec<Vec<String>> {
+pub(crate) fn rows(table: &str) -> Vec<Vec<String>> {
     table
         .lines()
         .skip(1)

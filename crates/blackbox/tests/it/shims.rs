@@ -41,7 +41,7 @@ fn root_debian_shim_under_gantryd() {
 
 #[test]
 fn root_old_runtime_names_are_served_by_our_shim() {
-    let mut rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
+    let rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
     let image = rig.busybox();
     for (n, runtime) in
         ["io.containerd.runtime.v1.linux", "io.containerd.runc.v1"].iter().enumerate()
