@@ -37,7 +37,8 @@ mount -t ext4 -o noauto_da_alloc /dev/vda /var/lib/gantry || fail mount
 start() {
   /bin/gantryd >>/tmp/daemon.log 2>&1 &
   daemon=$!
-  i=0; until $CTR version >/dev/null 2>&1; do i=$((i+1)); [ $i -gt 100 ] && fail start; sleep 0.1; done
+  i=0
+  until $CTR version >/dev/null 2>&1; do i=$((i+1)); [ $i -gt 100 ] && fail start; sleep 0.1; done
 }
 export CTR='ctr -a /run/gantry/gantry.sock -n power'
 start
