@@ -84,7 +84,7 @@ fn record(dir: &Path, seed: u64) -> (RecordedDisk, Steps) {
         return (RecordedDisk::open(dir), steps);
     }
     fs::create_dir_all(dir).unwrap();
-    let count = if cuts() > 50 { 40 } else { 14 };
+    let count = if cuts() > 50 { 40 } else { 10 };
     let steps = Steps::choose(seed, count);
     let disk = RecordedDisk::create(dir, DISK_BYTES);
     let mut vm = Vm::new()
