@@ -8,6 +8,7 @@ packages=(
     containerd              # ctr, and the daemon and shim we are compared with
     runc                    # what makes the containers
     docker-registry         # a real registry
+    docker.io               # dockerd, run on gantryd
     skopeo umoci            # other people's view of our images
     gcc libc6-dev make      # crates that build C
     binutils cpio      # the small machine's file system

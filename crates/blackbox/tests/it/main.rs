@@ -6,6 +6,7 @@ mod rig;
 
 mod content;
 mod crash;
+mod dockerd;
 mod hostile;
 mod images;
 mod power;
