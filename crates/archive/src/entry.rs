@@ -292,15 +292,23 @@ impl<R: Read> Archive<R> {
         Ok(usize::try_from(want).map_or(have, |w| w.min(have)))
     }
 
+    /// Passes by what is left of the current entry. Its content must be there; the zeros that
+    /// fill its last block may be missing at the end of the archive, as umoci leaves them out.
     fn skip(&mut self) -> Result<()> {
-        let mut left = self.content_left.saturating_add(self.padding);
-        self.content_left = 0;
-        self.padding = 0;
-        while left > 0 {
-            let piece = self.piece(left)?;
+        while self.content_left > 0 {
+            let piece = self.piece(self.content_left)?;
             self.take(piece);
-            left -= piece as u64;
+            self.content_left -= piece as u64;
         }
+        while self.padding > 0 {
+            if self.start == self.end && !self.fill(1)? {
+                break;
+            }
+            let piece = self.piece(self.padding)?;
+            self.take(piece);
+            self.padding -= piece as u64;
+        }
+        self.padding = 0;
         Ok(())
     }
 

@@ -49,3 +49,36 @@ fn sparse_maps_must_fit() {
     assert!(!sparse(&[(0, 2)], 8, 3));
     assert!(!sparse(&[(u64::MAX, 2)], u64::MAX, 2));
 }
+
+/// A tar of one file, cut after `len` bytes.
+fn cut_tar(content: &[u8], len: usize) -> Vec<u8> {
+    let mut tar = ::tar::Builder::new(Vec::new());
+    let mut header = ::tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "last", content).unwrap();
+    let mut bytes = tar.into_inner().unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn only_the_padding_of_the_last_entry_may_be_missing() {
+    let read_to_end = |bytes: &[u8]| -> Result<usize> {
+        let mut archive = Archive::new(bytes, Limits::default());
+        let mut count = 0;
+        while let Some(entry) = archive.next()? {
+            archive.content(entry.size, |_| Ok(()))?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    let whole = 512 + 700;
+    for len in [whole, whole + 1, 512 + 1024, 512 + 1024 + 512, 512 + 1024 + 1024] {
+        assert_eq!(read_to_end(&cut_tar(&[7; 700], len)).unwrap(), 1, "{len} bytes");
+    }
+    for len in [512, 513, whole - 1] {
+        let error = read_to_end(&cut_tar(&[7; 700], len)).unwrap_err();
+        assert!(error.is_invalid_argument() && error.message().contains("last"), "{error}");
+    }
+}

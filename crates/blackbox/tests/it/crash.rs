@@ -7,9 +7,9 @@ use gantry_testkit::{Ctr, DaemonKind, Image, eventually, seed};
 
 use crate::rig::{Client, Rig};
 
-/// Kills per test; `GANTRY_CRASH_KILLS` asks for more. CI runs the default in all three tests.
+/// Kills per test, a hundred in all; `GANTRY_CRASH_KILLS` asks for more.
 fn kills() -> u32 {
-    std::env::var("GANTRY_CRASH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+    std::env::var("GANTRY_CRASH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(34)
 }
 
 /// Runs `args` and kills the daemon at a random moment of it, again and again; `recover` must then
