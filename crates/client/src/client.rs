@@ -227,7 +227,13 @@ impl ClientBuilder {
         }
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                let connected = UnixStream::connect(&path).await;
+                let named = |e: io::Error| {
+                    io::Error::new(e.kind(), format!("connecting to {}: {e}", path.display()))
+                };
+                connected.map(TokioIo::new).map_err(named)
+            }
         });
         let channel = endpoint(self.connect_timeout).connect_with_connector_lazy(connector);
         let client = Client::from_channel(channel);

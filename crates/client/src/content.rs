@@ -193,6 +193,27 @@ impl Content {
         Ok(total)
     }
 
+    /// Up to `len` bytes of a blob at `offset`; fewer only at its end.
+    ///
+    /// # Errors
+    /// NotFound; OutOfRange for an offset past the end; ResourceExhausted for more than 64 MiB.
+    pub async fn read_at(&self, digest: &Digest, offset: i64, len: i64) -> Result<Bytes> {
+        if len > WHOLE_BLOB_SIZE_MAX {
+            let why = format!("blob {digest}: {len} bytes asked for, {WHOLE_BLOB_SIZE_MAX} at most");
+            return Err(Error::resource_exhausted(why));
+        }
+        // To the service, 0 bytes are all of them.
+        if len <= 0 {
+            return Ok(Bytes::new());
+        }
+        let mut reader = self.read_range(digest, offset, len).await?;
+        let mut all = Vec::new();
+        while let Some(chunk) = reader.message().await.map_err(status)? {
+            all.extend_from_slice(&chunk.data);
+        }
+        Ok(all.into())
+    }
+
     /// The state of one write.
     ///
     /// # Errors

@@ -60,12 +60,13 @@ pub(crate) fn status(status: tonic::Status) -> Error {
     if !broken {
         return Error::from(status);
     }
+    // The innermost cause says why: no such file, connection refused. The message may end in it.
     let mut text = format!("daemon: {}", status.message());
-    // The innermost cause says why: no such file, connection refused.
     let mut cause = status.source().and_then(std::error::Error::source);
     while let Some(inner) = cause {
-        if inner.source().is_none() {
-            text.push_str(&format!(": {inner}"));
+        let why = inner.to_string();
+        if inner.source().is_none() && !text.ends_with(&why) {
+            text.push_str(&format!(": {why}"));
         }
         cause = inner.source();
     }

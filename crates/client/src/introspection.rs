@@ -2,11 +2,13 @@
 
 use gantry_api::containerd::services::introspection::v1 as wire;
 use gantry_api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
-use gantry_core::{Labels, Platform};
+use gantry_api::Payload as _;
+use gantry_api::containerd::types;
+use gantry_core::{Any, Labels, Platform};
 use gantry_errdefs::{Error, Result};
 
 use crate::client::{handle, service};
-use crate::convert::{labels, platform, status};
+use crate::convert::{any, any_out, labels, platform, required, status};
 
 handle! {
     /// The introspection service: plugins and the server's identity.
@@ -45,6 +47,23 @@ pub struct ServerInfo {
     pub deprecations: Vec<(String, String)>,
 }
 
+/// What a runtime's shim says of itself.
+#[derive(Clone, Debug)]
+pub struct RuntimeInfo {
+    /// Name, such as `io.containerd.runc.v2`.
+    pub name: String,
+    /// Version of the shim.
+    pub version: String,
+    /// Commit it was built from; may be empty.
+    pub revision: String,
+    /// The options it was asked with.
+    pub options: Option<Any>,
+    /// What the program below the shim can do: JSON, for runc.
+    pub features: Option<Any>,
+    /// Further facts.
+    pub annotations: Labels,
+}
+
 impl Introspection {
     /// The plugins that match any of `filters` (fields `type`, `id`); all when there are none.
     ///
@@ -72,6 +91,41 @@ impl Introspection {
             .into_inner();
         let deprecations = answer.deprecations.into_iter().map(|d| (d.id, d.message)).collect();
         Ok(ServerInfo { uuid: answer.uuid, pid: answer.pid, pidns: answer.pidns, deprecations })
+    }
+
+    /// What the shim of `runtime` (a name or the path of a program) says of itself when it is
+    /// given `options`.
+    ///
+    /// # Errors
+    /// NotFound for a runtime without a program; Unimplemented with a daemon before 2.0; the
+    /// shim's own.
+    pub async fn runtime(&self, runtime: &str, options: Option<&Any>) -> Result<RuntimeInfo> {
+        let asked = types::RuntimeRequest {
+            runtime_path: runtime.to_owned(),
+            options: options.map(any_out),
+        };
+        let request = wire::PluginInfoRequest {
+            r#type: "io.containerd.runtime.v2".to_owned(),
+            id: "task".to_owned(),
+            options: Some(prost_types::Any::pack(&asked)),
+        };
+        let answer = service!(self.client, IntrospectionClient)
+            .plugin_info(self.client.request(request))
+            .await
+            .map_err(status)?
+            .into_inner();
+        let extra = required(answer.extra, "the runtime's information")?;
+        let info: types::RuntimeInfo =
+            required(extra.unpack()?, "the runtime's information in a known form")?;
+        let version = info.version.unwrap_or_default();
+        Ok(RuntimeInfo {
+            name: info.name,
+            version: version.version,
+            revision: version.revision,
+            options: info.options.map(any),
+            features: info.features.map(any),
+            annotations: labels(info.annotations),
+        })
     }
 }
 

@@ -70,7 +70,7 @@ pub use gantry_errdefs::{Class, Error, Result};
 pub use gantry_oci as oci;
 pub use image::ResolvedImage;
 pub use images::{ImageRecord, Images};
-pub use introspection::{Introspection, PluginRecord, ServerInfo};
+pub use introspection::{Introspection, PluginRecord, RuntimeInfo, ServerInfo};
 pub use io::{FifoSet, Stdio, Streams};
 pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
 pub use namespaces::{NamespaceRecord, Namespaces};

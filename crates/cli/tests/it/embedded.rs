@@ -60,5 +60,6 @@ fn errors_are_one_line() {
         assert_eq!(output.stderr.lines().count(), 1, "{args:?}: {}", output.stderr);
         assert!(output.stderr.starts_with("gantry: "), "{args:?}: {}", output.stderr);
     }
+    assert!(gantry.fail(["images", "ls"]).contains("/no/such/socket"), "the address is named");
     assert!(gantry.ok(["--help"]).contains("images"));
 }
