@@ -100,29 +100,26 @@ pub(crate) fn rows(table: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// One test: a scenario with one client on one daemon.
+macro_rules! scenario_on {
+    ($test:ident, $name:ident, $daemon:ident, $client:ident) => {
+        #[test]
+        fn $test() {
+            use crate::rig::{Client, Rig};
+
+            super::$name(&mut Rig::new(gantry_testkit::DaemonKind::$daemon, Client::$client));
+        }
+    };
+}
+
 /// Runs each scenario with `ctr` and `gantry` on gantryd, and with `ctr` on Debian's containerd.
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
         $(
             mod $name {
-                use gantry_testkit::DaemonKind;
-
-                use crate::rig::{Client, Rig};
-
-                #[test]
-                fn root_ctr_on_gantryd() {
-                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Ctr));
-                }
-
-                #[test]
-                fn root_gantry_on_gantryd() {
-                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Gantry));
-                }
-
-                #[test]
-                fn root_ctr_on_containerd() {
-                    super::$name(&mut Rig::new(DaemonKind::Containerd, Client::Ctr));
-                }
+                scenario_on!(root_ctr_on_gantryd, $name, Gantryd, Ctr);
+                scenario_on!(root_gantry_on_gantryd, $name, Gantryd, Gantry);
+                scenario_on!(root_ctr_on_containerd, $name, Containerd, Ctr);
             }
         )*
     };
@@ -134,19 +131,8 @@ macro_rules! gantryd_scenarios {
     ($($name:ident),* $(,)?) => {
         $(
             mod $name {
-                use gantry_testkit::DaemonKind;
-
-                use crate::rig::{Client, Rig};
-
-                #[test]
-                fn root_ctr_on_gantryd() {
-                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Ctr));
-                }
-
-                #[test]
-                fn root_gantry_on_gantryd() {
-                    super::$name(&mut Rig::new(DaemonKind::Gantryd, Client::Gantry));
-                }
+                scenario_on!(root_ctr_on_gantryd, $name, Gantryd, Ctr);
+                scenario_on!(root_gantry_on_gantryd, $name, Gantryd, Gantry);
             }
         )*
     };
