@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use gantry_client::{Client, ImageRecord, Progress, PullOptions, UnpackOptions, WriterOptions};
+use gantry_client::{
+    Client, ImageRecord, Progress, PullOptions, RegistryOptions, UnpackOptions, WriterOptions,
+};
 use gantry_core::image::Document;
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
@@ -46,7 +48,7 @@ pub(crate) async fn pull(
     mut progress: impl FnMut(Progress),
 ) -> Result<()> {
     let reference = Reference::parse(&options.reference)?;
-    let repository = resolver(options).repository(&reference).await?;
+    let repository = resolver(&options.registry).repository(&reference).await?;
     let guard = client.leases().guard().await?;
     let matcher = match (options.all_platforms, options.platforms.as_slice()) {
         (true, _) => Matcher::all(),
@@ -188,8 +190,8 @@ impl Pull {
     }
 }
 
-fn resolver(options: &PullOptions) -> Resolver {
-    let registry = &options.registry;
+/// A resolver that goes by the flags of the command line.
+pub(crate) fn resolver(registry: &RegistryOptions) -> Resolver {
     let config_dirs = match registry.hosts_dir.as_str() {
         "" => Vec::new(),
         dir => vec![PathBuf::from(dir)],

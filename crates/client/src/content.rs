@@ -199,7 +199,8 @@ impl Content {
     /// NotFound; OutOfRange for an offset past the end; ResourceExhausted for more than 64 MiB.
     pub async fn read_at(&self, digest: &Digest, offset: i64, len: i64) -> Result<Bytes> {
         if len > WHOLE_BLOB_SIZE_MAX {
-            let why = format!("blob {digest}: {len} bytes asked for, {WHOLE_BLOB_SIZE_MAX} at most");
+            let why =
+                format!("blob {digest}: {len} bytes asked for, {WHOLE_BLOB_SIZE_MAX} at most");
             return Err(Error::resource_exhausted(why));
         }
         // To the service, 0 bytes are all of them.

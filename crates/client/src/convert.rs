@@ -40,6 +40,15 @@ pub fn pack_any<M: prost::Name>(message: &M) -> Any {
     Any { type_url: M::type_url_bare(), value: message.encode_to_vec() }
 }
 
+/// Unpacks a message when `value` is of its type; None when it is of another.
+///
+/// # Errors
+/// InvalidArgument when the bytes are not such a message.
+pub fn unpack_any<M: prost::Name + Default>(value: &Any) -> Result<Option<M>> {
+    use gantry_api::Payload as _;
+    any_out(value).unpack()
+}
+
 /// The time a protobuf timestamp stands for.
 pub fn time_of(timestamp: &prost_types::Timestamp) -> SystemTime {
     timestamp::from_parts(timestamp.seconds, timestamp.nanos)

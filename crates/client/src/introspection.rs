@@ -1,8 +1,8 @@
 //! What the daemon is made of.
 
+use gantry_api::Payload as _;
 use gantry_api::containerd::services::introspection::v1 as wire;
 use gantry_api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
-use gantry_api::Payload as _;
 use gantry_api::containerd::types;
 use gantry_core::{Any, Labels, Platform};
 use gantry_errdefs::{Error, Result};

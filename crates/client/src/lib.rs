@@ -62,7 +62,7 @@ mod unpack;
 pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
 pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, Runtime};
 pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
-pub use convert::{Mount, pack_any, time_of};
+pub use convert::{Mount, pack_any, time_of, unpack_any};
 pub use diff::{Diff, DiffOptions};
 pub use events::{Event, EventStream, Events};
 pub use gantry_core as core;

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bad_input;
+mod content;
 mod embedded;
 mod images;
+mod plugins;
 mod restart;
 mod run;
 mod support;

@@ -1,5 +1,9 @@
 //! `content`.
 
+mod edit;
+mod objects;
+mod prune;
+
 use std::io::Write;
 
 use clap::Subcommand;
@@ -23,8 +27,14 @@ pub(crate) enum Command {
         #[arg(required = true)]
         digests: Vec<Digest>,
     },
+    /// Edit a blob and store the result as a new one
+    Edit(edit::Flags),
     /// Fetch all content of an image without unpacking it
     Fetch(Box<PullFlags>),
+    /// Write blobs of a registry to standard output
+    FetchBlob(objects::FetchBlobFlags),
+    /// Write the manifest or index of a registry to standard output
+    FetchObject(objects::FetchObjectFlags),
     /// Write a blob to standard output
     Get {
         /// Digest
@@ -57,6 +67,11 @@ pub(crate) enum Command {
         /// Labels, key=value; an empty value clears
         labels: Vec<String>,
     },
+    /// Give up what is not needed any more
+    #[command(subcommand)]
+    Prune(prune::Command),
+    /// Push a blob or manifest to a registry
+    PushObject(objects::PushObjectFlags),
 }
 
 impl Command {
@@ -77,7 +92,10 @@ impl Command {
                 }
                 return Ok(code);
             }
+            Self::Edit(flags) => flags.execute(session).await?,
             Self::Fetch(flags) => return flags.fetch(session).await,
+            Self::FetchBlob(flags) => flags.execute().await?,
+            Self::FetchObject(flags) => flags.execute().await?,
             Self::Get { digest } => get(session, &digest).await?,
             Self::Ingest { expected_size, expected_digest, reference } => {
                 ingest(session, reference, expected_size, expected_digest).await?;
@@ -91,6 +109,8 @@ impl Command {
                 };
                 output::line(output::label_list(&info.labels));
             }
+            Self::Prune(command) => command.execute(session).await?,
+            Self::PushObject(flags) => flags.execute(session).await?,
         }
         Ok(0)
     }
