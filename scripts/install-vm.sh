@@ -7,7 +7,16 @@ set -euo pipefail
 dir=${GANTRY_VM_KERNEL:-/var/cache/gantry-vm}
 [ -f "$dir/vmlinuz" ] && [ -d "$dir/modules" ] && exit 0
 
-package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
+kernel_package() {
+    apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+        awk '/Depends: linux-image-/ && !found { print $2; found = 1 }'
+}
+package=$(kernel_package)
+if [ -z "$package" ]; then
+    # A new machine has no package lists yet.
+    apt-get update -qq
+    package=$(kernel_package)
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
