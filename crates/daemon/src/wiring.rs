@@ -65,6 +65,9 @@ impl Parts {
         })
         .await
         .map_err(|e| Error::internal(format!("start: {e}")))??;
+        if let Err(err) = stores.db.gc().recover_ingests().await {
+            tracing::error!("half-written content is not resumed: {err}");
+        }
         let differ = Differ::new(stores.db.clone(), temp.clone());
         let transfer = transfer(config, &stores.db, &differ);
         let plugins = plugins::list(config, &stores.snapshotters);

@@ -55,7 +55,8 @@ fn root_killed_while_pulling() {
             ctr.ok(["images", "rm", "--sync", &reference]);
         },
     );
-    assert!(rig.client.ok(["content", "active"]).lines().count() <= 1, "no ingest is left");
+    let active = rig.client.ok(["content", "active"]);
+    assert!(active.lines().count() <= 1, "no ingest is left, but:\n{active}");
     rig.daemon.assert_clean();
 }
 

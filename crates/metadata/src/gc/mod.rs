@@ -218,9 +218,19 @@ impl Gc {
         .await
     }
 
-    /// Compares records and backends both ways. Orphans in the backends are removed, ingests
-    /// without a record get one, and records whose object is gone are removed so that the next
-    /// pull fetches it again.
+    /// Compares ingests and their records both ways, once, before the store is used: an ingest
+    /// that was open when the process was killed gets a record, to be resumed by its reference,
+    /// and a record without an ingest is removed. Done later, it would give a record to an
+    /// ingest whose blob a client has meanwhile fetched anew.
+    ///
+    /// # Errors
+    /// DataLoss or Unavailable when database or content can't be read; what was done stays done.
+    pub async fn recover_ingests(&self) -> Result<Reconciled> {
+        reconcile::recover_ingests(&self.db).await
+    }
+
+    /// Compares blobs and snapshots with their records both ways. Orphans in the backends are
+    /// removed, and so are records whose object is gone, that the next pull fetches it again.
     ///
     /// # Errors
     /// DataLoss or Unavailable when database or a backend can't be read; what was done stays done.

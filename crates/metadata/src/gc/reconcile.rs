@@ -9,22 +9,35 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_store::KvRead;
 
 use super::{Reconciled, trash};
-use crate::content::{self, INGEST_KEPT, ingest_name};
+use crate::content::{self, INGEST_KEPT};
 use crate::db::{Db, now};
 use crate::keys::{self, Kind};
 use crate::records::{IngestRecord, decode, nanos};
 use crate::snapshots;
 
+/// Ingests alone, for they must match before anyone opens one: see [`super::Gc::recover_ingests`].
+pub(super) async fn recover_ingests(db: &Db) -> Result<Reconciled> {
+    let mut report = Reconciled::default();
+    ingests(db, &mut report).await.context(|| "comparing ingests with records")?;
+    log(&report);
+    Ok(report)
+}
+
+/// Blobs and snapshots, while the store is in use.
 pub(super) async fn reconcile(db: &Db) -> Result<Reconciled> {
     let mut report = Reconciled::default();
     blobs(db, &mut report).await.context(|| "comparing blobs with records")?;
-    ingests(db, &mut report).await.context(|| "comparing ingests with records")?;
     for name in db.snapshotter_names() {
         // One snapshotter that does not answer must not keep the others from being looked at.
         if let Err(err) = snapshots_of(db, &name, &mut report).await {
             tracing::error!(snapshotter = name, "comparing snapshots with records: {err}");
         }
     }
+    log(&report);
+    Ok(report)
+}
+
+fn log(report: &Reconciled) {
     for orphan in &report.orphans_removed {
         tracing::info!(orphan, "removed, no record names it");
     }
@@ -34,7 +47,6 @@ pub(super) async fn reconcile(db: &Db) -> Result<Reconciled> {
     for record in &report.records_removed {
         tracing::warn!(record, "removed a record, what it names is gone");
     }
-    Ok(report)
 }
 
 async fn blobs(db: &Db, report: &mut Reconciled) -> Result<()> {
@@ -85,8 +97,7 @@ async fn ingests(db: &Db, report: &mut Reconciled) -> Result<()> {
     let mut stored: HashMap<String, SystemTime> =
         stored.into_iter().map(|s| (s.reference, s.updated_at)).collect();
     let mut lost = Vec::new();
-    // An open ingest has no record yet; the client has begun anew.
-    let mut taken: HashSet<_> = db.shared.ingests.names().into_iter().collect();
+    let mut taken = HashSet::new();
     db.view()?.scan(&keys::all(Kind::Ingest), &mut |key, value| {
         let [namespace, reference] = keys::parts(key)?;
         let record: IngestRecord = decode(value, "ingest")?;
@@ -110,9 +121,6 @@ async fn ingests(db: &Db, report: &mut Reconciled) -> Result<()> {
     let mut orphans: Vec<_> = stored.into_iter().collect();
     orphans.sort_by_key(|(name, _)| std::cmp::Reverse(trash::number(name)));
     for (backend_ref, updated_at) in orphans {
-        // Exclusively, for an open writer uses it.
-        let name = ingest_name(&backend_ref);
-        let Some(_guard) = db.shared.inflight.try_exclusive(&name) else { continue };
         let expires_at = updated_at + INGEST_KEPT;
         let owner = split(&backend_ref).filter(|_| expires_at > now());
         match owner.filter(|owner| taken.insert(owner.clone())) {

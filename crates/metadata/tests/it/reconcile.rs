@@ -54,7 +54,7 @@ async fn ingests_without_a_record_are_adopted_and_resume() {
     orphan_ingest(&w, "default/70/layer/1").await;
     orphan_ingest(&w, "default/60/layer/1").await;
     orphan_ingest(&w, "of nobody").await;
-    let report = w.db.gc().reconcile().await.unwrap();
+    let report = w.db.gc().recover_ingests().await.unwrap();
     assert_eq!(report.ingests_adopted, ["default/70/layer/1"]);
     assert_eq!(report.orphans_removed.len(), 2, "{report:?}");
     let options = WriterOptions { reference: "layer/1".into(), ..WriterOptions::default() };
