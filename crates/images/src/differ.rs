@@ -161,11 +161,8 @@ impl Differ {
             source_date_epoch: request.source_date_epoch,
             ..DiffOptions::default()
         };
-        let diffed = self.diff_into(&ctx, left, right, options, &request).await;
-        // From here on the blob is the caller's to keep, by a lease of theirs or a label.
-        let released = own.release().await;
-        let diffed = diffed?;
-        released?;
+        // Once it ends the blob is the caller's to keep, by a lease of theirs or a label.
+        let diffed = own.end(self.diff_into(&ctx, left, right, options, &request).await).await?;
         let size = i64::try_from(diffed.size).unwrap_or(i64::MAX);
         Ok(Descriptor::new(media_type, diffed.digest, size))
     }

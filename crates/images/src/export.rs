@@ -70,9 +70,7 @@ pub async fn export(
         return Err(Error::invalid_argument("no images to export"));
     }
     let (ctx, own) = lease::ensure(db, ctx).await?;
-    let exported = export_held(db, &ctx, images, options, out).await;
-    let released = own.release().await;
-    exported.and(released)
+    own.end(export_held(db, &ctx, images, options, out).await).await
 }
 
 async fn export_held(

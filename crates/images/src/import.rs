@@ -73,10 +73,7 @@ pub async fn import(
     options: &ImportOptions,
 ) -> Result<Imported> {
     let (ctx, own) = lease::ensure(db, ctx).await?;
-    let imported = import_held(db, &ctx, reader, options).await;
-    let released = own.release().await;
-    let imported = imported?;
-    released.map(|()| imported)
+    own.end(import_held(db, &ctx, reader, options).await).await
 }
 
 async fn import_held(

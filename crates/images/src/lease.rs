@@ -10,7 +10,7 @@ use gantry_metadata::{Db, LABEL_EXPIRE};
 /// restarted pull to find its partial downloads.
 const LEASE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Deletes a lease when dropped, unless [`OwnLease::release`] did.
+/// Deletes a lease when dropped, unless [`OwnLease::end`] did.
 #[derive(Debug)]
 pub(crate) struct OwnLease {
     db: Db,
@@ -34,11 +34,17 @@ pub(crate) async fn ensure(db: &Db, ctx: &Context) -> Result<(Context, OwnLease)
 }
 
 impl OwnLease {
-    /// Deletes the lease, if it is ours. What it held and nothing else holds becomes collectable.
+    /// Ends the work done under the lease: deletes the lease, if it is ours, and gives the work's
+    /// `result`. What it held and nothing else holds becomes collectable.
     ///
     /// # Errors
-    /// The store's; a lease that is gone is no error.
-    pub(crate) async fn release(mut self) -> Result<()> {
+    /// The work's own before the store's, which would hide it; a lease that is gone is no error.
+    pub(crate) async fn end<T>(self, result: Result<T>) -> Result<T> {
+        let released = self.release().await;
+        result.and_then(|value| released.map(|()| value))
+    }
+
+    async fn release(mut self) -> Result<()> {
         let Some(id) = self.id.clone() else { return Ok(()) };
         let deleted = self.db.leases().delete(&self.ctx, &id, false).await;
         self.id = None;

@@ -51,9 +51,7 @@ impl Transfer {
         let (progress, reference) = (options.progress.clone(), options.reference.clone());
         progress.message(format!("Pushing to {reference}"));
         let (ctx, own) = lease::ensure(self.db(), ctx).await?;
-        let pushed = self.push_leased(&ctx, options).await;
-        own.release().await?;
-        let pushed = pushed?;
+        let pushed = own.end(self.push_leased(&ctx, options).await).await?;
         progress.message(format!("Completed push to {reference}"));
         Ok(pushed)
     }

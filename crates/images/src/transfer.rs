@@ -167,9 +167,7 @@ impl Transfer {
     ) -> Result<Vec<Image>> {
         progress.message("Importing");
         let (ctx, own) = lease::ensure(&self.db, ctx).await?;
-        let imported = self.import_leased(&ctx, reader, store, progress).await;
-        own.release().await?;
-        let images = imported?;
+        let images = own.end(self.import_leased(&ctx, reader, store, progress).await).await?;
         progress.message("Completed import");
         Ok(images)
     }

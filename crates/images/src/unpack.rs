@@ -116,10 +116,7 @@ impl Unpacker {
     ) -> Result<Unpacked> {
         let snapshots = self.db.snapshotter(snapshotter)?;
         let (ctx, own) = lease::ensure(&self.db, ctx).await?;
-        let unpacked = self.unpack_held(&ctx, target, manifest, &snapshots).await;
-        let released = own.release().await;
-        let unpacked = unpacked?;
-        released.map(|()| unpacked)
+        own.end(self.unpack_held(&ctx, target, manifest, &snapshots).await).await
     }
 
     async fn unpack_held(

@@ -59,9 +59,7 @@ impl Transfer {
         let reference = options.reference.clone();
         progress.message(format!("Resolving from {reference}"));
         let (ctx, own) = lease::ensure(self.db(), ctx).await?;
-        let pulled = self.pull_leased(&ctx, options).await;
-        own.release().await?;
-        let pulled = pulled?;
+        let pulled = own.end(self.pull_leased(&ctx, options).await).await?;
         progress.message(format!("Completed pull from {reference}"));
         Ok(pulled)
     }
