@@ -1,6 +1,6 @@
 //! Benches side by side with the installed containerd, as ratios of one run.
 //!
-//! `gantry-bench [life|exec|content|records|pull|memory]...` (all when none is named). The same
+//! `gantry-bench [life|exec|content|records|images|memory]...` (all when none is named). The same
 //! client code drives both daemons on private roots; the order of the daemons alternates by round,
 //! so that what the machine does besides hits both. Numbers of one run are comparable with each
 //! other and with nothing else.
@@ -11,6 +11,7 @@
 
 mod client;
 mod content;
+mod cost;
 mod images;
 mod life;
 mod memory;
@@ -79,8 +80,8 @@ fn main() -> Result<()> {
         if want("memory") {
             memory::run(&pair, &mut report).await?;
         }
-        if want("pull") {
-            images::run(&pair, &mut report);
+        if want("images") {
+            images::run(&mut report);
         }
         print!("{report}");
         Ok(())

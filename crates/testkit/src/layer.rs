@@ -4,6 +4,9 @@ use std::io::Write;
 
 use gantry_core::{Digest, media_types};
 
+/// Bytes of a name in a tar header.
+const NAME_LEN: usize = 100;
+
 /// Modification time of every entry, so that the same layer has the same digest in every run.
 const ENTRY_MTIME_SECS: u64 = 1_600_000_000;
 
@@ -195,10 +198,16 @@ impl Entry {
     }
 
     fn append(&self, builder: &mut tar::Builder<Vec<u8>>) {
-        let xattrs: Vec<_> =
+        let mut records: Vec<_> =
             self.xattrs.iter().map(|(k, v)| (format!("SCHILY.xattr.{k}"), v.as_slice())).collect();
+        if self.name.len() > NAME_LEN {
+            records.push(("path".to_owned(), self.name.as_bytes()));
+        }
+        if let Some(link) = self.link.as_ref().filter(|link| link.len() > NAME_LEN) {
+            records.push(("linkpath".to_owned(), link.as_bytes()));
+        }
         builder
-            .append_pax_extensions(xattrs.iter().map(|(k, v)| (k.as_str(), *v)))
+            .append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), *v)))
             .expect("writing to memory");
         let mut header = tar::Header::new_gnu();
         set_raw(&mut header.as_old_mut().name, &self.name);
@@ -220,9 +229,9 @@ impl Entry {
     }
 }
 
-/// Writes a name as it is, past the checks of the tar crate.
-fn set_raw(field: &mut [u8; 100], text: &str) {
-    let bytes = text.as_bytes();
-    assert!(bytes.len() <= field.len(), "name {text:?} is longer than a tar header's field");
-    field[..bytes.len()].copy_from_slice(bytes);
+/// Writes a name as it is, past the checks of the tar crate. Of a longer one, which a PAX record
+/// gives whole, the header has the beginning.
+fn set_raw(field: &mut [u8; NAME_LEN], text: &str) {
+    let len = text.len().min(NAME_LEN);
+    field[..len].copy_from_slice(&text.as_bytes()[..len]);
 }

@@ -1,0 +1,110 @@
+//! What a piece of work cost: time, and what its processes used.
+
+use std::time::{Duration, Instant};
+
+use gantry_testkit::Daemon;
+
+use crate::report::Report;
+
+/// Clock ticks per second in `/proc/<pid>/stat`: the kernel shows it in these on every machine.
+const TICKS_PER_SEC: u64 = 100;
+
+/// Cost of one run of a client against a daemon that was started for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Of the client's command.
+    pub(crate) wall: Duration,
+    /// Processor time of daemon, client and their children.
+    pub(crate) cpu: Duration,
+    /// Bytes they wrote to disk.
+    pub(crate) written: u64,
+    /// Greatest RSS of the daemon, KiB.
+    pub(crate) peak: u64,
+}
+
+impl Cost {
+    /// Runs `prepare` and then `work`, which is timed, on `daemon`; ends the daemon, so that all it
+    /// used is known.
+    pub(crate) fn of<P>(
+        daemon: Daemon,
+        prepare: impl FnOnce(&Daemon) -> P,
+        work: impl FnOnce(&Daemon, P),
+    ) -> Self {
+        let prepared = prepare(&daemon);
+        let (cpu, written) = (cpu_of(daemon.pid()), written_by(daemon.pid()));
+        let before = (children_cpu(), children_written());
+        let begin = Instant::now();
+        work(&daemon, prepared);
+        let wall = begin.elapsed();
+        let peak = peak_of(daemon.pid());
+        drop(daemon);
+        Self {
+            wall,
+            cpu: children_cpu().saturating_sub(before.0).saturating_sub(cpu),
+            written: children_written().saturating_sub(before.1).saturating_sub(written),
+            peak,
+        }
+    }
+}
+
+/// Adds the medians of both sides' costs.
+pub(crate) fn report(report: &mut Report, what: &str, sides: &[Vec<Cost>; 2]) {
+    let of = |pick: fn(&Cost) -> u64| sides.each_ref().map(|side| median(side, pick));
+    let times = |pick: fn(&Cost) -> Duration| {
+        sides.each_ref().map(|side| side.iter().map(pick).collect::<Vec<_>>())
+    };
+    report.times(&format!("{what}: time"), times(|cost| cost.wall));
+    report.times(&format!("{what}: CPU"), times(|cost| cost.cpu));
+    report.sizes(&format!("{what}: written"), of(|cost| cost.written / 1024));
+    report.sizes(&format!("{what}: peak RSS of the daemon"), of(|cost| cost.peak));
+}
+
+fn median(side: &[Cost], pick: fn(&Cost) -> u64) -> u64 {
+    let mut all: Vec<_> = side.iter().map(pick).collect();
+    all.sort_unstable();
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+/// Processor time of this process's children that were waited for, and theirs.
+fn children_cpu() -> Duration {
+    stat_ticks("self", 15..17)
+}
+
+/// Processor time of a running process and of its children that were waited for.
+fn cpu_of(pid: u32) -> Duration {
+    stat_ticks(&pid.to_string(), 13..17)
+}
+
+/// Sum of fields of `/proc/<pid>/stat`, counted from 0.
+fn stat_ticks(pid: &str, fields: std::ops::Range<usize>) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field, the name in parentheses, may have spaces in it.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest
+        .split_whitespace()
+        .enumerate()
+        .filter(|(n, _)| fields.contains(&(n + 2)))
+        .filter_map(|(_, field)| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SEC)
+}
+
+/// Bytes written by this process, which writes little, and its children that were waited for.
+fn children_written() -> u64 {
+    field("/proc/self/io", "write_bytes:")
+}
+
+fn written_by(pid: u32) -> u64 {
+    field(&format!("/proc/{pid}/io"), "write_bytes:")
+}
+
+fn peak_of(pid: u32) -> u64 {
+    field(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+fn field(path: &str, key: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
