@@ -19,6 +19,7 @@ mod registry_flags;
 mod rootfs;
 mod session;
 mod signals;
+mod snapshotter_flag;
 
 use std::ffi::OsString;
 use std::path::Path;

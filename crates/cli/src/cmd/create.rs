@@ -15,6 +15,7 @@ use gantry_errdefs::{Error, Result};
 
 use crate::cmd::transfer::parse_platform;
 use crate::session::Session;
+use crate::snapshotter_flag::SnapshotterFlag;
 use crate::{labels, rootfs};
 
 /// Default runtime.
@@ -22,9 +23,8 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 
 #[derive(Debug, Args)]
 pub(crate) struct ContainerFlags {
-    /// Snapshotter
-    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterFlag,
     /// Labels of the container's snapshot, key=value
     #[arg(long = "snapshotter-label", value_name = "LABEL")]
     snapshot_labels: Vec<String>,
@@ -208,7 +208,7 @@ impl ContainerFlags {
             return builder.spec(&spec)?.create().await;
         }
         let image = self.unpacked(client).await?;
-        let snapshots = client.snapshots(&self.snapshotter);
+        let snapshots = client.snapshots(&self.snapshotter.name);
         let parent = image.chain_id().to_string();
         let snapshot_labels = self.snapshot_labels()?;
         let mounts = snapshots
@@ -219,7 +219,7 @@ impl ContainerFlags {
             let users = rootfs::users(&mounts).await?;
             let base = base.users(users).image_config(&image.config.config).args(&self.args);
             let spec = self.options(base)?.build()?;
-            let mut builder = builder.image(&image.name).snapshot(&self.snapshotter, &id);
+            let mut builder = builder.image(&image.name).snapshot(&self.snapshotter.name, &id);
             // The image's labels say what the container is, except those that are reserved.
             for (key, value) in &image.config.config.labels {
                 let reserved =
@@ -244,8 +244,8 @@ impl ContainerFlags {
 
     async fn unpacked(&self, client: &Client) -> Result<ResolvedImage> {
         let image = client.resolve_image(&self.image, self.platform.as_ref()).await?;
-        if !client.is_unpacked(&image, &self.snapshotter).await? {
-            let options = UnpackOptions { snapshotter: self.snapshotter.clone() };
+        if !client.is_unpacked(&image, &self.snapshotter.name).await? {
+            let options = UnpackOptions { snapshotter: self.snapshotter.name.clone() };
             client.unpack(&image, &options).await?;
         }
         Ok(image)

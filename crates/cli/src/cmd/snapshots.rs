@@ -14,12 +14,12 @@ use crate::labels;
 use crate::output::{self, Cell, Table};
 use crate::rootfs;
 use crate::session::Session;
+use crate::snapshotter_flag::SnapshotterFlag;
 
 #[derive(Debug, Args)]
 pub(crate) struct Group {
-    /// Snapshotter
-    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterFlag,
     #[command(subcommand)]
     command: Command,
 }
@@ -131,7 +131,7 @@ enum Command {
 
 impl Group {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
-        let snapshots = session.client.snapshots(&self.snapshotter);
+        let snapshots = session.client.snapshots(&self.snapshotter.name);
         match self.command {
             Command::Commit { name, key } => {
                 snapshots.commit(&name, &key, root_label()).await?;
@@ -165,7 +165,7 @@ impl Group {
                 output::line(output::label_list(&record.labels));
             }
             Command::Tree => print_tree(&snapshots.list(&[]).await?),
-            Command::Unpack { digest } => unpack(session, &self.snapshotter, &digest).await?,
+            Command::Unpack { digest } => unpack(session, &self.snapshotter.name, &digest).await?,
             Command::Usage { bytes, keys } => usage(session, &snapshots, bytes, keys).await?,
         }
         Ok(0)

@@ -10,6 +10,7 @@ use gantry_errdefs::{Error, Result};
 use crate::progress::Display;
 use crate::registry_flags::RegistryFlags;
 use crate::session::Session;
+use crate::snapshotter_flag::SnapshotterFlag;
 use crate::{labels, local_pull, output};
 
 /// A platform on the command line.
@@ -21,9 +22,8 @@ pub(crate) fn parse_platform(text: &str) -> Result<Platform, String> {
 pub(crate) struct PullFlags {
     #[command(flatten)]
     registry: RegistryFlags,
-    /// Snapshotter to unpack into
-    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterFlag,
     /// Labels of the image, key=value
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
@@ -82,9 +82,8 @@ pub(crate) struct ImportFlags {
     /// Store only, do not unpack
     #[arg(long)]
     no_unpack: bool,
-    /// Snapshotter to unpack into
-    #[arg(long, value_name = "NAME", env = "CONTAINERD_SNAPSHOTTER", default_value = "overlayfs")]
-    snapshotter: String,
+    #[command(flatten)]
+    snapshotter: SnapshotterFlag,
     /// Archive, or - for standard input
     archive: PathBuf,
 }
@@ -104,7 +103,7 @@ pub(crate) struct ExportFlags {
 impl PullFlags {
     /// Pulls and unpacks.
     pub(crate) async fn pull(mut self, session: &Session) -> Result<u8> {
-        let unpack = (!self.no_unpack).then(|| std::mem::take(&mut self.snapshotter));
+        let unpack = (!self.no_unpack).then(|| std::mem::take(&mut self.snapshotter.name));
         self.run(session, unpack).await
     }
 
@@ -170,7 +169,7 @@ impl ImportFlags {
             digests: self.digests,
             index_name: self.index_name,
             all_platforms: self.all_platforms,
-            unpack: (!self.no_unpack).then_some(self.snapshotter),
+            unpack: (!self.no_unpack).then_some(self.snapshotter.name),
         };
         let mut display = Display::new();
         let step = |step: gantry_client::Progress| display.step(&step);

@@ -1,8 +1,8 @@
 //! Images: every layer form, archives in and out, push.
 
-use gantry_testkit::{Compression, Image, Layer};
+use gantry_testkit::{Compression, Daemon, Image, Layer};
 
-use crate::support::{World, with_each_client};
+use crate::support::{World, with_client, with_each_client};
 
 /// Layers that hide, replace and link what is below them.
 fn tricky() -> Image {
@@ -104,5 +104,54 @@ fn root_images_are_pushed() {
         world.remove_images();
         world.ctl.ok(["images", "pull", "--plain-http", &copy]);
         assert_eq!(world.ctl.ok(["run", "--rm", &copy, "c1", "echo", "hi"]), "hi\n");
+    });
+}
+
+#[test]
+fn root_inspect_shows_the_whole_tree() {
+    with_client("gantry", Daemon::gantryd().start(), |world: &mut World| {
+        let image = Image::builder().layers(2).build();
+        let reference = world.pull(&image, "inspected:1");
+        let text = world.ctl.ok(["images", "inspect", &reference]);
+        assert!(text.starts_with(&format!("{reference}\n")), "{text}");
+        for descriptor in image.descriptors() {
+            assert!(text.contains(descriptor.digest.as_str()), "{}: {text}", descriptor.digest);
+        }
+        assert!(!text.contains("missing"), "{text}");
+        let whole = world.ctl.ok(["images", "inspect", "--content", &reference]);
+        assert!(whole.contains("\"rootfs\"") && whole.contains("\"layers\""), "{whole}");
+        let json = world.ctl.ok(["--format", "json", "images", "inspect", &reference]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["target"]["digest"], image.top().digest.as_str());
+        let children = json["target"]["children"].as_array().unwrap();
+        assert!(children.iter().all(|child| child["present"] == true), "{json}");
+        let missing = world.ctl.fail(["images", "inspect", "docker.io/library/none:1"]);
+        assert!(missing.contains("not found"), "{missing}");
+    });
+}
+
+#[test]
+fn root_prune_leaves_what_is_used() {
+    with_client("gantry", Daemon::gantryd().start(), |world: &mut World| {
+        let image = Image::busybox();
+        let used = world.pull(&image, "used:1");
+        let free = world.pull(&image, "free:1");
+        let labelled = world.pull(&image, "labelled:1");
+        world.ctl.ok(["images", "label", &labelled, "team=x"]);
+        world.ctl.ok(["containers", "create", &used, "c1", "true"]);
+
+        let nothing = world.ctl.fail(["images", "prune"]);
+        assert!(nothing.contains("nothing chosen"), "{nothing}");
+        let dry = world.ctl.ok(["images", "prune", "--all", "--dry-run"]);
+        assert!(dry.contains(&free) && dry.contains(&labelled) && !dry.contains(&used), "{dry}");
+        assert_eq!(world.ctl.ok(["images", "ls", "-q"]).lines().count(), 3);
+
+        assert_eq!(world.ctl.ok(["images", "prune", "--label", "team=x"]).trim(), labelled);
+        assert_eq!(world.ctl.ok(["images", "prune", "--until", "1h"]), "");
+        assert_eq!(world.ctl.ok(["images", "prune", "--all"]).trim(), free);
+        assert_eq!(world.ctl.ok(["images", "ls", "-q"]).trim(), used);
+        world.ctl.ok(["containers", "delete", "c1"]);
+        world.ctl.ok(["images", "prune", "--all"]);
+        assert_eq!(world.ctl.ok(["content", "ls", "-q"]), "", "content is collected");
     });
 }
