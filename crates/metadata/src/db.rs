@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
-use gantry_snapshots::Snapshotter as Backend;
+use gantry_mount::Mount;
+use gantry_snapshots::{LayerOrigin, Snapshotter as Backend};
 use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
 
 use crate::containers::Containers;
@@ -21,8 +22,9 @@ use crate::leases::Leases;
 use crate::namespaces::Namespaces;
 use crate::records::NamespaceRecord;
 use crate::sandboxes::Sandboxes;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Applied, Snapshots};
 use crate::types::SharingPolicy;
+use crate::upkeep::Upkeep;
 
 /// What a [`Db`] is made of.
 pub struct Options {
@@ -81,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) inflight: Inflight,
     /// Ingests with an open writer.
     pub(crate) ingests: OpenIngests,
+    /// Layers that clients have had unpacked and not yet committed.
+    pub(crate) applied: Applied,
     /// Numbers for backend names; see [`Db::next_number`].
     numbers: Numbers,
 }
@@ -114,6 +118,7 @@ impl Db {
             gc: GcState::new(options.gc),
             inflight: Inflight::default(),
             ingests: OpenIngests::default(),
+            applied: Applied::default(),
             numbers: Numbers {
                 next: AtomicU64::new(next),
                 reserved: tokio::sync::Mutex::new(next),
@@ -172,6 +177,17 @@ impl Db {
     /// Garbage collection.
     pub fn gc(&self) -> Gc {
         Gc::new(self.clone())
+    }
+
+    /// Looking after what the backends hold.
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep::new(self.clone())
+    }
+
+    /// Notes that a layer was unpacked into an active snapshot with these mounts, for the record of
+    /// its commit. A second one into the same makes it nothing that could be unpacked again.
+    pub fn note_applied(&self, mounts: &[Mount], origin: LayerOrigin) {
+        self.shared.applied.note(mounts, origin);
     }
 
     /// Who may share blobs.

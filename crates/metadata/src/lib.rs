@@ -54,6 +54,18 @@ mod records;
 mod sandboxes;
 mod snapshots;
 mod types;
+mod upkeep;
+
+/// For fuzz targets only.
+#[doc(hidden)]
+pub mod fuzz {
+    use gantry_core::Labels;
+
+    /// Reads the collector's labels among `labels`; returns how many objects they name.
+    pub fn gc_labels(labels: &Labels) -> usize {
+        crate::gc::read_labels(labels)
+    }
+}
 
 pub use containers::Containers;
 pub use content::{Content, ContentWriter};
@@ -69,3 +81,4 @@ pub use types::{
     Container, ContentInfo, Image, ImageDelete, ImageUpdate, Lease, NamespaceInfo, Resource,
     Runtime, Sandbox, SharingPolicy,
 };
+pub use upkeep::{BadBlob, BadLayer, BlobScan, LayerScan, Orphan, RemadeTree, Remaking, Upkeep};

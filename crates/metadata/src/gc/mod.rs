@@ -44,6 +44,17 @@ use crate::db::{Db, detached};
 pub use labels::LABEL_EXPIRE;
 pub(crate) use labels::expiry;
 pub(crate) use node::Node;
+pub(crate) use reconcile::{backend_snapshots, forget_snapshots, is_backend_name};
+pub(crate) use trash::{abort_ingest, discard_held, remove_snapshots as remove_backend_snapshots};
+
+/// Everything that labels say to the collector; how many objects they name.
+pub(crate) fn read_labels(labels: &gantry_core::Labels) -> usize {
+    let mut count = usize::from(labels::is_root(labels)) + usize::from(labels::is_flat(labels));
+    count += usize::from(expiry(labels).is_some());
+    labels::references(labels, &mut |_, _| count += 1);
+    labels::back_references(labels, SystemTime::UNIX_EPOCH, &mut |_, _| count += 1);
+    count
+}
 
 /// When garbage is collected (`[plugins.'io.containerd.gc.v1.scheduler']`).
 #[derive(Clone, Debug, PartialEq)]
