@@ -80,6 +80,7 @@ impl Blobs {
         if self.foreign.contains(digest) {
             return self.info(digest).map(drop);
         }
+        gantry_failpoint::hit("content.blob.delete").map_err(|e| blob_error(digest, e))?;
         fs::remove_file(self.path(digest)).map_err(|e| blob_error(digest, e))
     }
 
@@ -124,6 +125,7 @@ impl Blobs {
     /// Gives the synced file `data` the name of blob `digest` and makes the name durable. False
     /// when the blob exists already; `data` is then untouched.
     pub(super) fn publish(&self, data: &Path, digest: &Digest) -> Result<bool> {
+        gantry_failpoint::hit("content.blob.rename").map_err(|e| blob_error(digest, e))?;
         self.unsynced.fetch_add(1, Ordering::AcqRel);
         let result = match renameat_with(CWD, data, CWD, self.path(digest), RenameFlags::NOREPLACE)
         {
@@ -137,7 +139,9 @@ impl Blobs {
 
     fn sync(&self, digest: &Digest) -> Result<()> {
         let dir = self.dir.join(digest.algorithm().as_str());
-        durable::sync_dir(&dir).context(|| format!("blob {digest}: sync {}", dir.display()))
+        gantry_failpoint::hit("content.blob.sync-dir")
+            .and_then(|()| durable::sync_dir(&dir))
+            .context(|| format!("blob {digest}: sync {}", dir.display()))
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

@@ -61,6 +61,7 @@ impl Ingests {
         let ingest = self.at(reference);
         let number = self.removed.fetch_add(1, Ordering::Relaxed);
         let gone = self.dir.join(format!(".removed-{number}"));
+        gantry_failpoint::hit("content.ingest.remove").context(|| gone.display().to_string())?;
         match fs::rename(&ingest.0, &gone) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -101,6 +102,7 @@ impl Ingest {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(what(), e)),
         }
+        gantry_failpoint::hit("content.ingest.create").context(what)?;
         match fs::create_dir(&self.0) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Error::io(what(), e));

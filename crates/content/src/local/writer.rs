@@ -207,7 +207,9 @@ impl IngestFile {
         if data.is_empty() {
             return Ok(());
         }
-        if let Err(e) = self.file.write_all_at(data, self.stored) {
+        let written = gantry_failpoint::hit("content.ingest.write")
+            .and_then(|()| self.file.write_all_at(data, self.stored));
+        if let Err(e) = written {
             self.broken = true;
             self.lock.set_offset(self.stored);
             return Err(Error::io(format!("ref {}: write", self.lock.reference()), e));
@@ -299,6 +301,7 @@ impl IngestFile {
         let synced = self
             .file
             .set_permissions(Permissions::from_mode(0o444))
+            .and_then(|()| gantry_failpoint::hit("content.ingest.sync"))
             .and_then(|()| self.file.sync_all());
         synced.map_err(|e| {
             self.drop_ingest();
