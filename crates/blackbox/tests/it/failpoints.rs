@@ -2,6 +2,7 @@
 //! succeed, and nothing is leaked.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use gantry_failpoint::{LOG_ENV, PLAN_ENV, POINTS};
 use gantry_testkit::{Ctr, DaemonKind, Image, eventually, seed};
@@ -11,6 +12,9 @@ use crate::rig::{Client, Rig};
 /// What pulling, running and deleting does not come to. It has tests of its own, in the crate of
 /// the point.
 const ELSEWHERE: [&str; 1] = ["content.ingest.remove"];
+
+/// Longest a command may take while the daemon lives.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// What happens at a point.
 const ACTIONS: [&str; 2] = ["error", "abort"];
@@ -33,11 +37,22 @@ fn plans() -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// Pull, run and delete; what fails, fails.
-fn try_all(ctr: &Ctr, reference: &str, id: &str) {
-    ctr.run(["images", "pull", "--plain-http", reference]);
-    ctr.run(["run", "--rm", reference, id, "echo", "once"]);
-    ctr.run(["images", "rm", "--sync", reference]);
+/// Pull, run and delete; what fails, fails. A client may wait for ever for a daemon that died.
+fn try_all(rig: &mut Rig, reference: &str, id: &str) {
+    let commands: [&[&str]; 3] = [
+        &["images", "pull", "--plain-http", reference],
+        &["run", "--rm", reference, id, "echo", "once"],
+        &["images", "rm", "--sync", reference],
+    ];
+    for args in commands {
+        let command = rig.client.spawn(args.iter().copied());
+        let deadline = Instant::now() + COMMAND_MAX;
+        while rig.daemon.is_alive() && command.is_running() {
+            assert!(Instant::now() < deadline, "{args:?} hangs, and the daemon lives");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        command.kill();
+    }
 }
 
 #[test]
@@ -53,7 +68,7 @@ fn root_every_step_may_fail_or_be_the_last() {
         rig.daemon.stop();
         rig.daemon.set_env(PLAN_ENV, &plan);
         if rig.daemon.try_start_again() {
-            try_all(&rig.client, &reference, &id);
+            try_all(&mut rig, &reference, &id);
         }
         // Without a plan from here on: also for shims that were started with one.
         rig.daemon.set_env(PLAN_ENV, "");
