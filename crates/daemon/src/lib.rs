@@ -17,7 +17,7 @@ mod daemon;
 mod dirs;
 mod identity;
 pub mod logging;
-mod marker;
+pub mod memory;
 pub mod oci_hook;
 mod plugins;
 pub mod publish;
