@@ -7,8 +7,6 @@ mod rig;
 mod content;
 mod crash;
 mod dockerd;
-mod doctor;
-mod failpoints;
 mod hostile;
 mod images;
 mod power;
