@@ -19,16 +19,15 @@ const UNSAFE_CRATE: &str = "sys";
 /// Tests may use more: see [`ALLOWED_IN_TESTS`].
 const ALLOWED: &[(&str, &[&str])] = &[
     ("errdefs", &[]),
-    ("failpoint", &[]),
     ("core", &["errdefs"]),
     ("sys", &["errdefs"]),
     ("mount", &["errdefs", "core", "sys"]),
-    ("store", &["errdefs", "failpoint", "core", "sys"]),
+    ("store", &["errdefs", "core", "sys"]),
     ("ttrpc", &["errdefs"]),
     ("api", &["errdefs", "ttrpc"]),
     ("oci", &["errdefs", "core"]),
-    ("content", &["errdefs", "failpoint", "core", "sys"]),
-    ("snapshots", &["errdefs", "failpoint", "core", "sys", "mount", "store"]),
+    ("content", &["errdefs", "core", "sys"]),
+    ("snapshots", &["errdefs", "core", "sys", "mount", "store"]),
     ("archive", &["errdefs", "core", "sys", "mount"]),
     ("registry", &["errdefs", "core"]),
     ("events", &["errdefs", "core"]),
@@ -48,8 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metadata",
         ],
     ),
-    ("runtime", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api", "events"]),
-    ("doctor", &["errdefs", "core", "mount", "metadata", "images", "runtime"]),
+    ("runtime", &["errdefs", "core", "sys", "mount", "ttrpc", "api", "events"]),
     (
         "services",
         &[
@@ -68,11 +66,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ttrpc",
             "api",
             "runtime",
-            "doctor",
             "oci",
         ],
     ),
-    ("shim", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api"]),
+    ("shim", &["errdefs", "core", "sys", "mount", "ttrpc", "api"]),
     (
         "daemon",
         &[
@@ -91,7 +88,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ttrpc",
             "api",
             "runtime",
-            "doctor",
             "services",
         ],
     ),
@@ -102,10 +98,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "errdefs", "core", "sys", "mount", "archive", "registry", "images", "api", "oci",
             "client", "daemon",
         ],
-    ),
-    (
-        "fuzzing",
-        &["errdefs", "core", "store", "ttrpc", "archive", "registry", "metadata", "daemon"],
     ),
     ("testkit", &["errdefs", "core"]),
     ("blackbox", &["testkit"]),

@@ -41,9 +41,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
 /// The tables of `set`.
 pub(crate) fn tables(set: &FileDescriptorSet) -> Tables {
     let mut found = Found::default();
-    // What is ours alone has no recorded facts.
-    let recorded = |package: &str| package != "google.protobuf" && !package.starts_with("gantry.");
-    let ours = || set.file.iter().filter(|f| recorded(f.package()));
+    let ours = || set.file.iter().filter(|f| f.package() != "google.protobuf");
     for file in ours() {
         let package = file.package();
         for message in &file.message_type {

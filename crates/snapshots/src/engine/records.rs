@@ -17,8 +17,7 @@ use gantry_errdefs::{Error, Result};
 use gantry_store::{Key, KvRead, Store, StoreExt as _, Txn};
 
 use super::codec::{decode, encode};
-use super::summary::Summary;
-use crate::{CommitOptions, Info, Kind, LayerOrigin, Usage};
+use crate::{CommitOptions, Info, Kind, Usage};
 
 /// A snapshot as recorded.
 #[derive(Clone, Debug)]
@@ -31,10 +30,6 @@ pub(crate) struct Snapshot {
     pub(crate) parents: Vec<u64>,
     /// Disk use, of a committed snapshot.
     pub(super) usage: Usage,
-    /// Its tree at the commit.
-    pub(super) summary: Option<Summary>,
-    /// What was unpacked into it.
-    pub(super) origin: Option<LayerOrigin>,
 }
 
 /// A snapshot to make.
@@ -120,12 +115,13 @@ impl Records {
         })
     }
 
-    /// Whether `new` could be made now; its parent.
+    /// Whether `new` could be made now; the number of its parent.
     ///
     /// # Errors
     /// Those of prepare and view.
-    pub(super) fn check_new(&self, new: &New) -> Result<Option<Snapshot>> {
-        self.keys.check_new(&self.store.view()?, new)
+    pub(super) fn check_new(&self, new: &New) -> Result<Option<u64>> {
+        let parent = self.keys.check_new(&self.store.view()?, new)?;
+        Ok(parent.map(|p| p.id))
     }
 
     /// # Errors
@@ -148,8 +144,6 @@ impl Records {
                     id,
                     parents: parent.map(|p| p.as_parents()).unwrap_or_default(),
                     usage: Usage::default(),
-                    summary: None,
-                    origin: None,
                 };
                 keys.put(txn, &snapshot);
                 Ok(snapshot)
@@ -181,7 +175,7 @@ impl Records {
         key: String,
         options: CommitOptions,
         rebases: bool,
-        (usage, summary): (Usage, Summary),
+        usage: Usage,
     ) -> Result<()> {
         let keys = self.keys.clone();
         self.store
@@ -203,33 +197,6 @@ impl Records {
                     ..snapshot.info
                 };
                 snapshot.usage = usage;
-                snapshot.summary = Some(summary);
-                snapshot.origin = options.origin;
-                keys.put(txn, &snapshot);
-                Ok(())
-            })
-            .await
-    }
-
-    /// Notes what the tree of a committed snapshot is like now that it was made again.
-    ///
-    /// # Errors
-    /// NotFound when the snapshot `id` is gone.
-    pub(super) async fn remade(
-        &self,
-        name: String,
-        id: u64,
-        (usage, summary): (Usage, Summary),
-    ) -> Result<()> {
-        let keys = self.keys.clone();
-        self.store
-            .update(move |txn| {
-                let mut snapshot = keys.get(txn, &name)?;
-                if snapshot.id != id {
-                    return Err(Error::not_found(format!("snapshot {name:?} of before")));
-                }
-                snapshot.usage = usage;
-                snapshot.summary = Some(summary);
                 keys.put(txn, &snapshot);
                 Ok(())
             })
@@ -369,7 +336,7 @@ impl Keys {
 
 impl Snapshot {
     /// The numbers a child of this snapshot has as parents.
-    pub(super) fn as_parents(&self) -> Vec<u64> {
+    fn as_parents(&self) -> Vec<u64> {
         std::iter::once(self.id).chain(self.parents.iter().copied()).collect()
     }
 }
