@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build demo test power lint deps bench
+.PHONY: build demo test power crash fuzz lint deps bench
 
 # What users run, into target/release.
 build:
@@ -23,6 +23,18 @@ test: deps lint
 power: deps
 	$(CARGO) build --bins -p gantry-daemon -p gantry-shim
 	GANTRY_POWER_CUTS=200 $(CARGO) test -p gantry-blackbox --test it root_power -- --nocapture
+
+# A thousand kills of the daemon at random moments, each failpoint in every way, and many damaged
+# databases; prints the seeds.
+crash: deps
+	$(CARGO) build --bins -p gantry-daemon -p gantry-shim -p gantry-cli
+	GANTRY_CRASH_KILLS=250 $(CARGO) test -p gantry-blackbox --test it crash:: -- --nocapture
+	GANTRY_FAILPOINTS_ALL=1 $(CARGO) test -p gantry-blackbox --test it failpoints:: -- --nocapture
+	GANTRY_STORE_DAMAGE_CASES=5000 $(CARGO) test -p gantry-store damage
+
+# The fuzz targets, FUZZ_SECONDS each: see fuzz/README.md.
+fuzz:
+	scripts/fuzz.sh
 
 lint:
 	$(CARGO) fmt --all --check

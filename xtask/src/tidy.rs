@@ -19,15 +19,16 @@ const UNSAFE_CRATE: &str = "sys";
 /// Tests may use more: see [`ALLOWED_IN_TESTS`].
 const ALLOWED: &[(&str, &[&str])] = &[
     ("errdefs", &[]),
+    ("failpoint", &[]),
     ("core", &["errdefs"]),
     ("sys", &["errdefs"]),
     ("mount", &["errdefs", "core", "sys"]),
-    ("store", &["errdefs", "core", "sys"]),
+    ("store", &["errdefs", "failpoint", "core", "sys"]),
     ("ttrpc", &["errdefs"]),
     ("api", &["errdefs", "ttrpc"]),
     ("oci", &["errdefs", "core"]),
-    ("content", &["errdefs", "core", "sys"]),
-    ("snapshots", &["errdefs", "core", "sys", "mount", "store"]),
+    ("content", &["errdefs", "failpoint", "core", "sys"]),
+    ("snapshots", &["errdefs", "failpoint", "core", "sys", "mount", "store"]),
     ("archive", &["errdefs", "core", "sys", "mount"]),
     ("registry", &["errdefs", "core"]),
     ("events", &["errdefs", "core"]),
@@ -47,7 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metadata",
         ],
     ),
-    ("runtime", &["errdefs", "core", "sys", "mount", "ttrpc", "api", "events"]),
+    ("runtime", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api", "events"]),
+    ("doctor", &["errdefs", "core", "mount", "metadata", "images", "runtime"]),
     (
         "services",
         &[
@@ -66,10 +68,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ttrpc",
             "api",
             "runtime",
+            "doctor",
             "oci",
         ],
     ),
-    ("shim", &["errdefs", "core", "sys", "mount", "ttrpc", "api"]),
+    ("shim", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api"]),
     (
         "daemon",
         &[
@@ -88,6 +91,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ttrpc",
             "api",
             "runtime",
+            "doctor",
             "services",
         ],
     ),
@@ -98,6 +102,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "errdefs", "core", "sys", "mount", "archive", "registry", "images", "api", "oci",
             "client", "daemon",
         ],
+    ),
+    (
+        "fuzzing",
+        &["errdefs", "core", "store", "ttrpc", "archive", "registry", "metadata", "daemon"],
     ),
     ("testkit", &["errdefs", "core"]),
     ("blackbox", &["testkit"]),

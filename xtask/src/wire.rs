@@ -41,7 +41,9 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
 /// The tables of `set`.
 pub(crate) fn tables(set: &FileDescriptorSet) -> Tables {
     let mut found = Found::default();
-    let ours = || set.file.iter().filter(|f| f.package() != "google.protobuf");
+    // What is ours alone has no recorded facts.
+    let recorded = |package: &str| package != "google.protobuf" && !package.starts_with("gantry.");
+    let ours = || set.file.iter().filter(|f| recorded(f.package()));
     for file in ours() {
         let package = file.package();
         for message in &file.message_type {

@@ -80,6 +80,8 @@ enum Command {
     /// Manage content
     #[command(subcommand)]
     Content(cmd::content::Command),
+    /// Show, and fix, what is orphaned or damaged
+    Doctor(cmd::doctor::Flags),
     /// Show events as they happen
     #[command(visible_alias = "event")]
     Events(cmd::events::Flags),
@@ -133,6 +135,7 @@ impl Command {
             Self::Plugins(c) => c.execute(session).await,
             Self::Containers(c) => c.execute(session).await,
             Self::Content(c) => c.execute(session).await,
+            Self::Doctor(f) => f.execute(session).await,
             Self::Events(f) => f.execute(session).await,
             Self::Images(c) => c.execute(session).await,
             Self::Leases(c) => c.execute(session).await,

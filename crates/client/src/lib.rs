@@ -44,6 +44,7 @@ mod containers;
 mod content;
 mod convert;
 mod diff;
+mod doctor;
 mod events;
 mod events_json;
 mod image;
@@ -64,6 +65,7 @@ pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, R
 pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
 pub use convert::{Mount, pack_any, time_of, unpack_any};
 pub use diff::{Diff, DiffOptions};
+pub use doctor::{Doctor, Examination, ExamineOptions, Finding};
 pub use events::{Event, EventStream, Events};
 pub use gantry_core as core;
 pub use gantry_errdefs::{Class, Error, Result};

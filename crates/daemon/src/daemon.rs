@@ -69,7 +69,7 @@ async fn start(config: Config, doors: Doors) -> Result<Running> {
     let ttrpc_path = PathBuf::from(config.ttrpc_address());
     let (listener, file) = socket::bind(&ttrpc_path, ttrpc.uid, ttrpc.gid)?.into_parts();
     let mut sockets = vec![file];
-    let parts = Parts::open(&config, temp, serving_now).await?;
+    let mut parts = Parts::open(&config, temp, serving_now).await?;
     let shims = wiring::shim_server(&parts);
     let until = stopped(stopping.clone());
     let mut tasks = vec![tokio::spawn(async move {

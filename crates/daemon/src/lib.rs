@@ -17,7 +17,7 @@ mod daemon;
 mod dirs;
 mod identity;
 pub mod logging;
-pub mod memory;
+mod marker;
 pub mod oci_hook;
 mod plugins;
 pub mod publish;

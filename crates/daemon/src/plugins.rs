@@ -6,10 +6,6 @@ use gantry_services::Plugin;
 use crate::config::Config;
 use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
 
-/// Snapshotters that clients may look for.
-const SNAPSHOTTERS: [&str; 7] =
-    ["overlayfs", "native", "erofs", "blockfile", "zfs", "btrfs", "devmapper"];
-
 /// Parts of the daemon under the names clients look for, in the order they start.
 pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<Plugin> {
     let root = |dir: &str| config.root.join(dir).to_string_lossy().into_owned();
@@ -18,8 +14,6 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
     let service = "io.containerd.service.v1";
     let event = "io.containerd.event.v1";
     let mut plugins: Vec<Plugin> = snapshotters.iter().map(snapshotter).collect();
-    let missing = SNAPSHOTTERS.iter().filter(|id| !snapshotters.iter().any(|s| s.name == **id));
-    plugins.extend(missing.map(|id| not_built(SNAPSHOTTER, id)));
     plugins.extend([
         Plugin::new(content, "content").export("root", root(CONTENT_DIR)),
         Plugin::new(event, "exchange"),
@@ -42,7 +36,7 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
         Plugin::new("io.containerd.runtime.v2", "task")
             .requires(&[event, metadata, "io.containerd.shim.v1"])
             .host_platform()
-            .export("log-uri-schemes", "fifo,binary,binary-v2,file"),
+            .export("log-uri-schemes", "fifo,binary,file"),
         Plugin::new("io.containerd.transfer.v1", "local").requires(&[
             "io.containerd.lease.v1",
             metadata,
@@ -91,12 +85,6 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
             .export("address", config.ttrpc_address()),
     );
     plugins
-}
-
-/// A part that containerd has and this daemon has not, shown as containerd shows one that cannot
-/// work on its host.
-fn not_built(kind: &str, id: &str) -> Plugin {
-    Plugin::new(kind, id).failed(&Error::unimplemented(format!("{id} is not built: skip plugin")))
 }
 
 fn policy(config: &Config) -> &'static str {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
+use gantry_api::gantry::services::doctor::v1::doctor_server::DoctorServer;
+use gantry_doctor::{Doctor, Unclean};
 use gantry_errdefs::{Error, Result};
 use gantry_events::Exchange;
 use gantry_images::{Differ, Transfer, TransferOptions, Unpacker};
@@ -16,15 +18,20 @@ use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
 use gantry_store::RedbStore;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::config::{Config, MESSAGE_LEN_MAX};
+use crate::marker::Marker;
 use crate::{identity, plugins, shims, stores};
 
 /// Connections of shims: each keeps one for its events, and a large host has some thousand pods.
 const SHIM_CONNECTIONS_MAX: usize = 16384;
 
-/// How often an ending daemon looks whether its database is still in use.
+/// How long an ending daemon waits for whoever still uses its database.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// How often it looks whether its database is still in use.
 const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 /// Everything that serves requests.
@@ -42,6 +49,11 @@ pub(crate) struct Parts {
     differ: Differ,
     transfer: Transfer,
     sync_fs: bool,
+    doctor: Doctor,
+    marker: Arc<Marker>,
+    unclean: Option<Unclean>,
+    /// What the last run left is being verified.
+    verifying: Option<JoinHandle<()>>,
 }
 
 impl Parts {
@@ -57,11 +69,12 @@ impl Parts {
     ) -> Result<Self> {
         let exchange = Exchange::new(Arc::new(EventFields));
         let (opening, events) = (config.clone(), exchange.clone());
-        let (uuid, stores, runtime) = tokio::task::spawn_blocking(move || {
+        let (uuid, stores, runtime, marked) = tokio::task::spawn_blocking(move || {
+            let marked = Marker::set(&opening.root)?;
             let uuid = identity::load_or_create(&opening.root)?;
             let stores = stores::open(&opening, &events)?;
             let runtime = Manager::open(shims::config(&opening), events)?;
-            Ok::<_, Error>((uuid, stores, runtime))
+            Ok::<_, Error>((uuid, stores, runtime, marked))
         })
         .await
         .map_err(|e| Error::internal(format!("start: {e}")))??;
@@ -69,7 +82,11 @@ impl Parts {
             tracing::error!("half-written content is not resumed: {err}");
         }
         let differ = Differ::new(stores.db.clone(), temp.clone());
-        let transfer = transfer(config, &stores.db, &differ);
+        let unpacker = Unpacker::new(stores.db.clone(), differ.clone());
+        let doctor =
+            Doctor::new(stores.db.clone(), unpacker.clone(), runtime.clone(), temp.clone());
+        let (marker, unclean) = marked;
+        let transfer = transfer(config, &stores.db, unpacker);
         let plugins = plugins::list(config, &stores.snapshotters);
         plugins::check_required(config, &plugins)?;
         Ok(Self {
@@ -85,32 +102,64 @@ impl Parts {
             differ,
             transfer,
             sync_fs: config.plugins.diff.sync_fs,
+            doctor,
+            marker: Arc::new(marker),
+            unclean,
+            verifying: None,
         })
     }
 
     /// Starts background work: from here on garbage is collected.
-    pub(crate) fn start(&self) {
+    /// What an unclean end may have damaged is verified.
+    pub(crate) fn start(&mut self) {
         self.db.gc().start();
+        let (doctor, marker, unclean) =
+            (self.doctor.clone(), Arc::clone(&self.marker), self.unclean);
+        self.verifying = Some(tokio::spawn(async move {
+            if doctor.after_start(unclean).await && unclean.is_some() {
+                let _ = tokio::task::spawn_blocking(move || marker.verified()).await;
+            }
+        }));
     }
 
     /// Ends background work and closes the database. Resolves when nothing below the root is
     /// open any more.
     pub(crate) async fn close(self) {
-        let database = self.database;
-        drop((self.db, self.runtime, self.differ, self.transfer));
+        let (database, marker) = (self.database, self.marker);
+        let verified = match self.verifying {
+            // Cut short it begins again at the next start.
+            Some(verifying) if !verifying.is_finished() => {
+                verifying.abort();
+                let _ = verifying.await;
+                self.unclean.is_none()
+            }
+            _ => true,
+        };
+        drop((self.db, self.runtime, self.differ, self.transfer, self.doctor));
         // A collection or a task that is being deleted may still be at it.
-        while Arc::strong_count(&database) > 1 {
-            tokio::time::sleep(CLOSE_POLL).await;
+        let alone = async {
+            while Arc::strong_count(&database) > 1 {
+                tokio::time::sleep(CLOSE_POLL).await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_MAX, alone).await.is_err() {
+            tracing::warn!("background work did not end in time: the database is closed under it");
         }
         // Closing writes out what is queued.
-        if let Err(e) = tokio::task::spawn_blocking(move || drop(database)).await {
+        let closed = tokio::task::spawn_blocking(move || {
+            database.close();
+            if verified {
+                marker.clear();
+            }
+        });
+        if let Err(e) = closed.await {
             tracing::warn!(error = %e, "while closing the database");
         }
     }
 }
 
 /// What moves images, with the way to registries that the configuration describes.
-fn transfer(config: &Config, db: &Db, differ: &Differ) -> Transfer {
+fn transfer(config: &Config, db: &Db, unpacker: Unpacker) -> Transfer {
     let settings = &config.plugins.transfer;
     let dirs = settings.config_path.split(':').filter(|dir| !dir.is_empty());
     let hosts = Hosts::new(HostsOptions {
@@ -118,7 +167,6 @@ fn transfer(config: &Config, db: &Db, differ: &Differ) -> Transfer {
         ..HostsOptions::default()
     });
     let resolver = Resolver::new(ResolverOptions { hosts, ..ResolverOptions::default() });
-    let unpacker = Unpacker::new(db.clone(), differ.clone());
     let options = TransferOptions {
         downloads_max: settings.max_concurrent_downloads.max(1),
         uploads_max: settings.max_concurrent_uploaded_layers.max(1),
@@ -170,6 +218,9 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
         .add_service(limited!(api::sandbox::v1::controller_server::ControllerServer::new(
             services::SandboxControllerService
         )))
+        .add_service(limited!(DoctorServer::new(services::DoctorService::new(
+            parts.doctor.clone()
+        ))))
         .add_service(limited!(api::mounts::v1::mounts_server::MountsServer::new(
             services::MountsService
         )))
@@ -196,13 +247,9 @@ fn records(routes: Routes, db: &Db) -> Routes {
         .add_service(limited!(api::namespaces::v1::namespaces_server::NamespacesServer::new(
             services::NamespacesService::new(db.clone())
         )))
-        .add_service(services::WithListing::new(
-            limited!(api::containers::v1::containers_server::ContainersServer::new(
-                services::ContainersService::new(db.clone())
-            )),
-            db.clone(),
-            MESSAGE_LEN_MAX,
-        ))
+        .add_service(limited!(api::containers::v1::containers_server::ContainersServer::new(
+            services::ContainersService::new(db.clone())
+        )))
         .add_service(limited!(api::images::v1::images_server::ImagesServer::new(
             services::ImagesService::new(db.clone())
         )))

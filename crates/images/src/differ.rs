@@ -16,6 +16,7 @@ use gantry_core::{Context, Descriptor, Labels, media_types};
 use gantry_errdefs::{Error, Result};
 use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
+use gantry_snapshots::LayerOrigin;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use self::place::lower_dirs;
@@ -97,6 +98,8 @@ impl Differ {
         let _stopped = stop.clone().on_drop();
         let applied = self.apply_until(reader, Origin::Store, mounts.to_vec(), sync, stop).await?;
         let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
+        let blob = Some(layer.digest.clone());
+        self.db.note_applied(mounts, LayerOrigin { diff_id: applied.diff_id.clone(), blob });
         Ok(Descriptor::new(media_types::OCI_LAYER, applied.diff_id, size))
     }
 

@@ -5,6 +5,7 @@
 //! the image config promises, and committed under its chain ID; images that share layers share
 //! snapshots. Two unpackings of one chain ID do the work once.
 
+mod again;
 mod ahead;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use gantry_core::{Context, Descriptor, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Db, Snapshots};
 use gantry_mount::Mount;
-use gantry_snapshots::{CommitOptions, label};
+use gantry_snapshots::{CommitOptions, LayerOrigin, label};
 
 use crate::differ::{Differ, LABEL_UNCOMPRESSED, Origin, Stop, check_layer_type};
 use crate::lease;
@@ -68,6 +69,8 @@ pub struct LayerTask {
     pub chain_id: Digest,
     /// The digest the plain tar must have.
     pub diff_id: Digest,
+    /// The blob it comes in, if it is known.
+    pub blob: Option<Digest>,
     /// Labels for the snapshot, such as what remote snapshotters want to know.
     pub labels: Labels,
 }
@@ -146,6 +149,7 @@ impl Unpacker {
                     parent: i.checked_sub(1).map(|below| chain[below].clone()),
                     chain_id: chain[i].clone(),
                     diff_id: diff_ids[i].clone(),
+                    blob: Some(layer.digest.clone()),
                     labels: inherited_labels(layer),
                 };
                 let source = LayerSource::Blob(layer.clone());
@@ -375,7 +379,7 @@ impl Extraction {
                 task.diff_id, applied.diff_id
             )));
         }
-        let options = CommitOptions { labels: committed_labels(task), parent: None };
+        let options = commit_options(task, None);
         let name = task.chain_id.as_str();
         match self.snapshots.commit(&self.ctx, name, &self.key, options).await {
             Ok(()) => Ok(true),
@@ -396,6 +400,12 @@ impl Extraction {
             tracing::warn!(key = self.key, %err, "a snapshot that failed to unpack is left");
         }
     }
+}
+
+/// How a layer is committed on `parent`, if that was not its parent already.
+fn commit_options(task: &LayerTask, parent: Option<String>) -> CommitOptions {
+    let origin = LayerOrigin { diff_id: task.diff_id.clone(), blob: task.blob.clone() };
+    CommitOptions { labels: committed_labels(task), parent, origin: Some(origin) }
 }
 
 /// Labels of the committed snapshot: what the snapshotter was told of it.

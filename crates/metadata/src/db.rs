@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
-use gantry_snapshots::Snapshotter as Backend;
+use gantry_mount::Mount;
+use gantry_snapshots::{LayerOrigin, Snapshotter as Backend};
 use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
 
 use crate::containers::Containers;
-use crate::content::settle::Unsettled;
 use crate::content::{Content, OpenIngests};
 use crate::event::{Event, EventSink, NoEvents};
 use crate::gc::{self, Gc, GcConfig, GcState, Node};
@@ -22,8 +22,9 @@ use crate::leases::Leases;
 use crate::namespaces::Namespaces;
 use crate::records::NamespaceRecord;
 use crate::sandboxes::Sandboxes;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Applied, Snapshots};
 use crate::types::SharingPolicy;
+use crate::upkeep::Upkeep;
 
 /// What a [`Db`] is made of.
 pub struct Options {
@@ -82,9 +83,8 @@ pub(crate) struct Shared {
     pub(crate) inflight: Inflight,
     /// Ingests with an open writer.
     pub(crate) ingests: OpenIngests,
-    /// Small blobs whose bytes are kept. Behind an `Arc` so that the settling task does not keep
-    /// the store.
-    pub(crate) unsettled: Arc<Unsettled>,
+    /// Layers that clients have had unpacked and not yet committed.
+    pub(crate) applied: Applied,
     /// Numbers for backend names; see [`Db::next_number`].
     numbers: Numbers,
 }
@@ -118,7 +118,7 @@ impl Db {
             gc: GcState::new(options.gc),
             inflight: Inflight::default(),
             ingests: OpenIngests::default(),
-            unsettled: Arc::default(),
+            applied: Applied::default(),
             numbers: Numbers {
                 next: AtomicU64::new(next),
                 reserved: tokio::sync::Mutex::new(next),
@@ -177,6 +177,17 @@ impl Db {
     /// Garbage collection.
     pub fn gc(&self) -> Gc {
         Gc::new(self.clone())
+    }
+
+    /// Looking after what the backends hold.
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep::new(self.clone())
+    }
+
+    /// Notes that a layer was unpacked into an active snapshot with these mounts, for the record of
+    /// its commit. A second one into the same makes it nothing that could be unpacked again.
+    pub fn note_applied(&self, mounts: &[Mount], origin: LayerOrigin) {
+        self.shared.applied.note(mounts, origin);
     }
 
     /// Who may share blobs.
@@ -285,11 +296,6 @@ impl Tx<'_, '_> {
             let shared = Arc::clone(self.shared);
             self.txn.after_commit(move || shared.gc.expect_expiry(at));
         }
-    }
-
-    /// Where bytes that are kept in this transaction are counted once it is committed.
-    pub(crate) fn unsettled(&self) -> Arc<Unsettled> {
-        Arc::clone(&self.shared.unsettled)
     }
 
     fn count(&mut self, dirty: bool) {

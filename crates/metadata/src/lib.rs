@@ -6,8 +6,7 @@
 //!
 //! # Invariants
 //! * **Durable before visible.** Bytes are in the backend before the record that names them is
-//!   committed, those of small blobs in the same commit; a call that returned success survives a
-//!   power cut.
+//!   committed; a call that returned success survives a power cut.
 //! * **No I/O and no foreign call in a transaction.** Backends are called before (and undone when
 //!   the record can't be written) or after (the trash, emptied by the collector).
 //! * **Events after the commit**, in commit order, even when the caller has gone.
@@ -27,7 +26,6 @@
 //!   sandbox/<ns>/<id>                                 sandbox
 //!   blob/<ns>/<digest>                                blob
 //!   blob-namespace/<digest>/<ns>                      who holds a blob
-//!   blob-bytes/<digest>/<number>                      a small blob until its file is synced
 //!   ingest/<ns>/<ref>                                 ingest without an open writer
 //!   snapshot/<ns>/<snapshotter>/<key>                 snapshot
 //!   snapshot-child/<ns>/<snapshotter>/<parent>/<key>  children of a snapshot
@@ -55,9 +53,19 @@ mod namespaces;
 mod records;
 mod sandboxes;
 mod snapshots;
-#[cfg(feature = "testsuite")]
-pub mod testsuite;
 mod types;
+mod upkeep;
+
+/// For fuzz targets only.
+#[doc(hidden)]
+pub mod fuzz {
+    use gantry_core::Labels;
+
+    /// Reads the collector's labels among `labels`; returns how many objects they name.
+    pub fn gc_labels(labels: &Labels) -> usize {
+        crate::gc::read_labels(labels)
+    }
+}
 
 pub use containers::Containers;
 pub use content::{Content, ContentWriter};
@@ -73,3 +81,4 @@ pub use types::{
     Container, ContentInfo, Image, ImageDelete, ImageUpdate, Lease, NamespaceInfo, Resource,
     Runtime, Sandbox, SharingPolicy,
 };
+pub use upkeep::{BadBlob, BadLayer, BlobScan, LayerScan, Orphan, RemadeTree, Remaking, Upkeep};

@@ -1,11 +1,12 @@
 //! Temporary mounts.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_errdefs::{Error, Result, ResultExt as _};
 
@@ -19,7 +20,11 @@ use crate::{Mount, mount_all};
 pub struct TempRoot {
     path: Arc<PathBuf>,
     next: Arc<AtomicU64>,
+    live: Live,
 }
+
+/// The directories of mounts that are wanted.
+type Live = Arc<Mutex<HashSet<PathBuf>>>;
 
 impl TempRoot {
     /// Takes `path` (made 0700 if missing) and cleans leftovers.
@@ -37,7 +42,7 @@ impl TempRoot {
                 tracing::warn!(%err, "a temporary mount is left");
             }
         }
-        Ok(Self { path: Arc::new(path), next: Arc::default() })
+        Ok(Self { path: Arc::new(path), next: Arc::default(), live: Arc::default() })
     }
 
     /// The directory.
@@ -50,7 +55,7 @@ impl TempRoot {
     /// # Errors
     /// As [`mount_all`]; nothing is left behind.
     pub fn mount(&self, mounts: &[Mount]) -> Result<TempMount> {
-        let temp = TempMount { path: self.fresh_dir()?, mounted: true };
+        let temp = TempMount { path: self.fresh_dir()?, mounted: true, live: self.live.clone() };
         let mounts: Vec<Mount> = mounts.iter().map(Mount::temporary).collect();
         // On failure dropping `temp` removes the directory.
         mount_all(&mounts, &temp.path)?;
@@ -66,15 +71,50 @@ impl TempRoot {
         self.mount(&read_only)
     }
 
+    /// Directories that nobody uses: what could not be unmounted when it should have been.
+    ///
+    /// # Errors
+    /// The I/O error.
+    pub fn strays(&self) -> Result<Vec<PathBuf>> {
+        let what = || self.path.display().to_string();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&*self.path).context(what)? {
+            let path = entry.context(what)?.path();
+            let in_use = live(&self.live).contains(&path);
+            if !in_use && path.exists() {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Unmounts and removes a stray, if it still is one; false if it is not.
+    ///
+    /// # Errors
+    /// The unmount's error.
+    pub fn remove_stray(&self, stray: &Path) -> Result<bool> {
+        if !self.strays()?.iter().any(|found| found == stray) {
+            return Ok(false);
+        }
+        remove(stray, UnmountFlags::DETACH).map(|()| true)
+    }
+
     fn fresh_dir(&self) -> Result<PathBuf> {
         loop {
             let name = format!("mount-{}", self.next.fetch_add(1, Ordering::Relaxed));
             let path = self.path.join(name);
+            // Before it is there, so that it never looks left behind.
+            live(&self.live).insert(path.clone());
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(path),
                 // A leftover that could not be cleaned; the next number is free.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Error::io(path.display(), e)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    live(&self.live).remove(&path);
+                }
+                Err(e) => {
+                    live(&self.live).remove(&path);
+                    return Err(Error::io(path.display(), e));
+                }
             }
         }
     }
@@ -86,6 +126,7 @@ impl TempRoot {
 pub struct TempMount {
     path: PathBuf,
     mounted: bool,
+    live: Live,
 }
 
 impl TempMount {
@@ -100,7 +141,9 @@ impl TempMount {
     /// The unmount's error; the directory is then cleaned at the next [`TempRoot::open`].
     pub fn unmount(mut self) -> Result<()> {
         self.mounted = false;
-        remove(&self.path, UnmountFlags::default())
+        let removed = remove(&self.path, UnmountFlags::default());
+        live(&self.live).remove(&self.path);
+        removed
     }
 }
 
@@ -112,7 +155,13 @@ impl Drop for TempMount {
         if let Err(err) = remove(&self.path, UnmountFlags::default()) {
             tracing::warn!(%err, "a temporary mount is left until the next start");
         }
+        live(&self.live).remove(&self.path);
     }
+}
+
+fn live(live: &Live) -> MutexGuard<'_, HashSet<PathBuf>> {
+    // Single operations on the set.
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Unmounts all at `path` and removes the directory, never anything in it: should an unmount not

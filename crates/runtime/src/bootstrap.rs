@@ -101,7 +101,8 @@ impl Bootstrap {
         let text = serde_json::to_vec(self).expect("strings and a number");
         // Not fsynced: the state directory does not outlive the shim it speaks of.
         let staged = bundle.join(format!(".{FILE}"));
-        std::fs::write(&staged, text)
+        gantry_failpoint::hit("bundle.bootstrap")
+            .and_then(|()| std::fs::write(&staged, text))
             .and_then(|()| std::fs::rename(&staged, &path))
             .context(|| path.display().to_string())
     }

@@ -97,6 +97,7 @@ impl Bundles {
         }
         // Whatever work directory an earlier task of this id left is stale without its bundle.
         remove_tree(&bundle.work)?;
+        gantry_failpoint::hit("bundle.create").context(|| bundle.path.display().to_string())?;
         make_dir(&bundle.path, 0o700).map_err(|e| {
             if e.kind() == io::ErrorKind::AlreadyExists {
                 return Error::already_exists(format!("bundle {}", bundle.path.display()));
@@ -130,6 +131,49 @@ impl Bundles {
         }
         self.remove_stale_work();
         found
+    }
+
+    /// Every bundle there is, those being removed included (by their own name).
+    pub(crate) fn list(&self) -> Vec<Found> {
+        let mut found = Vec::new();
+        for (name, dir) in entries(&self.state) {
+            let Ok(namespace) = Namespace::new(&name) else { continue };
+            for (entry, path) in entries(&dir) {
+                let id = entry.strip_prefix('.').unwrap_or(&entry).to_owned();
+                let work = self.root.join(namespace.as_str()).join(&id);
+                if path.is_dir() {
+                    found.push(Found {
+                        namespace: namespace.clone(),
+                        id,
+                        bundle: Bundle { path, work },
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// Work directories without a bundle.
+    pub(crate) fn stale_work(&self) -> Vec<Found> {
+        let mut found = Vec::new();
+        for (name, dir) in entries(&self.root) {
+            let Ok(namespace) = Namespace::new(&name) else { continue };
+            for (id, _) in entries(&dir) {
+                let bundle = self.bundle(&namespace, &id);
+                if !bundle.path.exists() {
+                    found.push(Found { namespace: namespace.clone(), id, bundle });
+                }
+            }
+        }
+        found
+    }
+
+    /// Namespace and id of the bundle that holds `path`.
+    pub(crate) fn owner(&self, path: &Path) -> Option<(Namespace, String)> {
+        let mut names = path.strip_prefix(&self.state).ok()?.iter();
+        let namespace = Namespace::new(names.next()?.to_str()?).ok()?;
+        let id = names.next()?.to_str()?;
+        Some((namespace, id.strip_prefix('.').unwrap_or(id).to_owned()))
     }
 
     /// Removes work directories whose bundle is gone, as after a reboot.
@@ -166,7 +210,14 @@ impl Bundle {
 
     fn write(&self, name: &str, data: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        std::fs::write(&path, data).context(|| path.display().to_string())?;
+        let point = match name {
+            SHIM_FILE => "bundle.shim-program",
+            DELETED_FILE => "bundle.deleted",
+            _ => "bundle.spec",
+        };
+        gantry_failpoint::hit(point)
+            .and_then(|()| std::fs::write(&path, data))
+            .context(|| path.display().to_string())?;
         // The umask of whoever started the daemon does not decide who may read a spec.
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&path, mode).context(|| path.display().to_string())
@@ -240,6 +291,7 @@ impl Bundle {
             let left = Self { path: hidden.clone(), work: self.work.clone() };
             left.remove()?;
         }
+        gantry_failpoint::hit("bundle.hide").context(|| hidden.display().to_string())?;
         match std::fs::rename(&self.path, &hidden) {
             Ok(()) => {
                 let moved = Self { path: hidden, work: self.work.clone() };
@@ -250,10 +302,17 @@ impl Bundle {
         }
     }
 
+    /// Whether it is being removed.
+    pub(crate) fn is_hidden(&self) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    }
+
     /// Removes a hidden bundle.
-    fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         // Never delete through a mount: what is below it is not ours.
         self.unmount()?;
+        gantry_failpoint::hit("bundle.remove").context(|| self.path.display().to_string())?;
         remove_tree(&self.path)?;
         remove_tree(&self.work)
     }
@@ -283,7 +342,7 @@ fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -49,7 +49,7 @@ mod types;
 pub use config::Config;
 pub use deadlines::Deadlines;
 pub use events::EventService;
-pub use manager::Manager;
+pub use manager::{Leftover, LeftoverKind, Manager};
 pub use types::{
     CreateOptions, ExecOptions, Exit, Io, ProcessInfo, State, Status, UNKNOWN_EXIT_STATUS,
 };

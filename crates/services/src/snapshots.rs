@@ -94,6 +94,7 @@ impl Snapshots for SnapshotsService {
         let options = CommitOptions {
             labels: convert::labels(r.labels),
             parent: parent(&r.parent).map(str::to_owned),
+            origin: None,
         };
         self.store(&r.snapshotter)?.commit(&ctx, &r.name, &r.key, options).await?;
         Ok(Response::new(()))

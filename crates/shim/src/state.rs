@@ -83,7 +83,9 @@ impl ExitRecord {
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
         let id = if self.exec_id.is_empty() { &self.container_id } else { &self.exec_id };
-        save(&Self::path(bundle, id), self, self.exec_id.is_empty())
+        let path = Self::path(bundle, id);
+        gantry_failpoint::hit("shim.exit-record").context(|| path.display().to_string())?;
+        save(&path, self, self.exec_id.is_empty())
     }
 
     /// Reads the record of a process; none when it has not ended.
@@ -120,7 +122,9 @@ impl ShimRecord {
     /// # Errors
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
-        save(&bundle.join("shim.json"), self, false)
+        let path = bundle.join("shim.json");
+        gantry_failpoint::hit("shim.record").context(|| path.display().to_string())?;
+        save(&path, self, false)
     }
 }
 
@@ -143,7 +147,9 @@ impl TaskOptions {
     /// # Errors
     /// The bundle cannot be written to.
     pub fn save(&self, bundle: &Path) -> Result<()> {
-        save(&Self::path(bundle), self, false)
+        let path = Self::path(bundle);
+        gantry_failpoint::hit("shim.options").context(|| path.display().to_string())?;
+        save(&path, self, false)
     }
 
     /// Reads them back; none when the container was never created.

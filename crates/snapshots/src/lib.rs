@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod engine;
+mod integrity;
 mod native;
 mod overlay;
 mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
+pub use integrity::{Layer, LayerOrigin, Remade, Stray, Upkeep, Verdict};
 pub use native::{Native, NativeConfig};
 pub use overlay::{Overlayfs, OverlayfsConfig};
 pub use snapshotter::{CommitOptions, Info, Kind, Snapshotter, Usage};

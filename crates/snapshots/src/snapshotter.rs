@@ -7,6 +7,8 @@ use gantry_core::Labels;
 use gantry_errdefs::Result;
 use gantry_mount::Mount;
 
+use crate::{LayerOrigin, Upkeep};
+
 /// What a snapshot is for; it never changes except by commit, which turns an active snapshot into
 /// a committed one under another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,8 @@ pub struct CommitOptions {
     /// Puts the layer on this parent (rebase). Allowed only when the active snapshot was prepared
     /// without one, or with this same one.
     pub parent: Option<String>,
+    /// What was unpacked, to be recorded with it.
+    pub origin: Option<LayerOrigin>,
 }
 
 /// A manager of layered filesystem trees.
@@ -185,6 +189,11 @@ pub trait Snapshotter: Send + Sync + 'static {
     /// # Errors
     /// Unimplemented where there is never anything to do; the I/O error.
     async fn cleanup(&self) -> Result<()>;
+
+    /// Looking after the trees on disk, where the snapshotter keeps them itself.
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        None
+    }
 
     /// Ends the use of the snapshotter. Further calls may fail.
     ///

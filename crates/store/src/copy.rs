@@ -141,7 +141,8 @@ impl Copier {
         if let Some(log) = &mut self.log {
             let bytes = self.frame.finish();
             self.log_bytes += bytes.len() as u64;
-            if let Err(err) = log.write_all(bytes) {
+            let written = gantry_failpoint::hit("store.log").and_then(|()| log.write_all(bytes));
+            if let Err(err) = written {
                 tracing::error!(path = %self.database.display(), "safety copy stops: {err}");
                 self.log = None;
             }

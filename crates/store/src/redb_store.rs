@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -69,11 +69,12 @@ impl Default for Options {
 
 /// The database of a daemon: one file, held exclusively while open.
 ///
-/// Dropping it lets the queued writes finish and closes the file.
+/// Dropping it lets the queued writes finish and closes the file, as [`RedbStore::close`] does.
 pub struct RedbStore {
     shared: Arc<Shared>,
-    queue: Option<mpsc::Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    /// None once closed. Held for a clone only.
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RedbStore {
@@ -105,7 +106,7 @@ impl RedbStore {
                 move || write_loop(&shared, jobs, copier)
             })
             .context(|| "starting the database writer thread")?;
-        Ok(Self { shared, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { shared, queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)) })
     }
 
     /// Where the database is.
@@ -113,14 +114,28 @@ impl RedbStore {
         &self.shared.path
     }
 
-    fn queue(&self) -> &mpsc::Sender<Job> {
-        self.queue.as_ref().expect("the queue lives until drop")
+    /// Lets the queued writes finish and closes the file in good order, whoever still has the
+    /// store: from then on it answers Unavailable. Blocks; a second call does nothing.
+    ///
+    /// A snapshot someone still holds keeps the file open until it is dropped.
+    pub fn close(&self) {
+        drop(hold(&self.queue).take());
+        let Some(writer) = hold(&self.writer).take() else { return };
+        if writer.join().is_err() {
+            tracing::error!(path = %self.shared.path.display(), "database writer thread panicked");
+        }
+        hold(&self.shared.latest).take();
+        *self.shared.db.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn queue(&self) -> Option<mpsc::Sender<Job>> {
+        hold(&self.queue).clone()
     }
 }
 
 struct Shared {
-    /// None while it is being opened again after an I/O error. Written by the writer thread only,
-    /// which otherwise shares it with readers.
+    /// None while it is being opened again after an I/O error, and once closed. Written by the
+    /// writer thread, which otherwise shares it with readers, and when that has ended.
     db: RwLock<Option<Database>>,
     /// An I/O error happened: redb refuses everything until the file is opened again.
     broken: AtomicBool,
@@ -141,24 +156,28 @@ impl Store for RedbStore {
     fn submit(&self, job: Job) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
             // A closed queue drops the job, which tells its caller.
-            let _ = self.queue().send(job).await;
+            if let Some(queue) = self.queue() {
+                let _ = queue.send(job).await;
+            }
         })
     }
 
     fn submit_blocking(&self, job: Job) {
-        let _ = self.queue().blocking_send(job);
+        if let Some(queue) = self.queue() {
+            let _ = queue.blocking_send(job);
+        }
     }
 }
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!(path = %self.shared.path.display(), "database writer thread panicked");
-        }
+        self.close();
     }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is taken or put whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -181,7 +200,7 @@ impl Shared {
     }
 
     fn closed(&self) -> Error {
-        Error::unavailable(format!("database {}: being opened again", self.path.display()))
+        Error::unavailable(format!("database {}: closed", self.path.display()))
     }
 
     /// Makes the last commit durable.
@@ -261,10 +280,13 @@ impl Shared {
         }
         // A strict caller waits for the relaxed writes before it too.
         if wrote || strict && self.unsynced.load(Ordering::Relaxed) {
+            gantry_failpoint::hit("store.commit").context(|| self.path.display().to_string())?;
             txn.commit().map_err(|e| self.failed(e))?;
             *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.unsynced.store(!strict, Ordering::Relaxed);
             copier.committed(|| self.view());
+            // Too late to fail: what is committed is committed.
+            let _ = gantry_failpoint::hit("store.committed");
         } else {
             txn.abort().map_err(|e| self.failed(e))?;
         }
@@ -374,8 +396,9 @@ fn create_database(path: &Path, options: &Options) -> Result<Database> {
 fn builder(path: &Path, options: &Options) -> redb::Builder {
     let shown = path.display().to_string();
     let mut builder = Database::builder();
+    // Called at every opening, since each checks the file; a slow one is told of.
     builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
-        tracing::warn!(path = %shown, progress = session.progress(), "repairing the database");
+        tracing::debug!(path = %shown, progress = session.progress(), "checking the database");
     });
     builder
 }

@@ -6,7 +6,6 @@
 
 pub mod durable;
 pub mod loopdev;
-pub mod memory;
 pub mod mountattr;
 pub mod thread;
 pub mod tree;

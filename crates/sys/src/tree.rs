@@ -33,6 +33,12 @@ pub trait Visitor {
     /// Ends the walk.
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<()>;
 
+    /// The directory `name` is walked from now until the matching [`Visitor::leave`]; not called
+    /// for one that was gone when its turn came.
+    fn enter(&mut self, name: &CStr) {
+        let _ = name;
+    }
+
     /// The directory `name` of the open directory `parent` was walked; `dir` is itself.
     ///
     /// # Errors
@@ -59,7 +65,10 @@ pub fn walk(root: &Path, visitor: &mut impl Visitor) -> io::Result<()> {
         if let Some(name) = level.subdirs.pop() {
             let dir = level.dir()?;
             match open_dir(dir, name.as_c_str()) {
-                Ok(fd) => stack.push(Level::read(fd, name, visitor)?),
+                Ok(fd) => {
+                    visitor.enter(&name);
+                    stack.push(Level::read(fd, name, visitor)?);
+                }
                 // Removed or replaced meanwhile.
                 Err(e) if matches!(errno(&e), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
                 }
@@ -91,16 +100,43 @@ pub struct Measure {
     pub bytes: u64,
 }
 
+/// One name of a tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// The open directory that has it; the root's own is `root` itself.
+    pub dir: BorrowedFd<'a>,
+    /// The name in `dir`; empty for the root.
+    pub name: &'a CStr,
+    /// The path from the root, without a leading slash; empty for the root.
+    pub path: &'a [u8],
+    /// Its attributes.
+    pub stat: &'a Stat,
+}
+
 /// Measures the tree at the directory `root`.
 ///
 /// # Errors
 /// The I/O error.
 pub fn measure(root: &Path) -> io::Result<Measure> {
-    struct Sum {
+    measure_each(root, &mut |_| Ok(()))
+}
+
+/// As [`measure`], and shows every name to `each` on the way, the root's first.
+///
+/// # Errors
+/// The I/O error, or that of `each`.
+pub fn measure_each(
+    root: &Path,
+    each: &mut dyn FnMut(Named<'_>) -> io::Result<()>,
+) -> io::Result<Measure> {
+    struct Sum<'e> {
         total: Measure,
         linked: HashSet<(u64, u64)>,
+        each: &'e mut dyn FnMut(Named<'_>) -> io::Result<()>,
+        /// Of the directory being walked, with a slash at its end unless it is the root.
+        path: Vec<u8>,
     }
-    impl Sum {
+    impl Sum<'_> {
         fn add(&mut self, stat: &Stat) {
             let directory = FileType::from_raw_mode(stat.st_mode).is_dir();
             if directory || stat.st_nlink < 2 || self.linked.insert((stat.st_dev, stat.st_ino)) {
@@ -110,18 +146,37 @@ pub fn measure(root: &Path) -> io::Result<Measure> {
             }
         }
     }
-    impl Visitor for Sum {
+    impl Visitor for Sum<'_> {
         fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, _: FileType) -> io::Result<()> {
-            match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => self.add(&stat),
-                Err(Errno::NOENT) => {}
+            let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => return Ok(()),
                 Err(e) => return Err(e.into()),
-            }
+            };
+            self.add(&stat);
+            let len = self.path.len();
+            self.path.extend_from_slice(name.to_bytes());
+            let shown = (self.each)(Named { dir, name, path: &self.path, stat: &stat });
+            self.path.truncate(len);
+            shown
+        }
+
+        fn enter(&mut self, name: &CStr) {
+            self.path.extend_from_slice(name.to_bytes());
+            self.path.push(b'/');
+        }
+
+        fn leave(&mut self, _: BorrowedFd<'_>, name: &CStr, _: BorrowedFd<'_>) -> io::Result<()> {
+            self.path.truncate(self.path.len() - name.to_bytes().len() - 1);
             Ok(())
         }
     }
-    let mut sum = Sum { total: Measure::default(), linked: HashSet::new() };
-    sum.add(&statat(CWD, root, AtFlags::SYMLINK_NOFOLLOW)?);
+    let top = open_dir(CWD, root)?;
+    let stat = fstat(&top)?;
+    each(Named { dir: top.as_fd(), name: c"", path: b"", stat: &stat })?;
+    drop(top);
+    let mut sum = Sum { total: Measure::default(), linked: HashSet::new(), each, path: Vec::new() };
+    sum.add(&stat);
     walk(root, &mut sum)?;
     Ok(sum.total)
 }
@@ -304,6 +359,27 @@ mod tests {
         remove(&root).unwrap();
         assert!(!root.exists());
         remove(&root).unwrap();
+    }
+
+    #[test]
+    fn every_name_is_shown_with_its_path() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir(root.join("c")).unwrap();
+        for file in ["a/1", "a/b/2", "c/3", "4"] {
+            fs::write(root.join(file), file).unwrap();
+        }
+        let mut seen = Vec::new();
+        measure_each(root, &mut |named| {
+            let path = String::from_utf8(named.path.to_vec()).unwrap();
+            assert!(path.ends_with(named.name.to_str().unwrap()));
+            seen.push(path);
+            Ok(())
+        })
+        .unwrap();
+        seen.sort();
+        assert_eq!(seen, ["", "4", "a", "a/1", "a/b", "a/b/2", "c", "c/3"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::command::{Ctr, exit_code, signal_pid};
-use crate::leaks::{self, Leaks};
+use crate::leaks::{self, Counters, Leaks};
 use crate::programs::{built_program, system_program};
 
 /// A daemon on a fresh root is up well within this.
@@ -143,6 +143,46 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Sets an environment variable for later starts; an empty value takes it away.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.settings.env.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.settings.env.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Whether the daemon's process lives.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Starts the daemon again as [`Daemon::start_again`] does; false when it ends instead of
+    /// answering.
+    ///
+    /// # Panics
+    /// When it does neither in time.
+    pub fn try_start_again(&mut self) -> bool {
+        assert!(self.child.is_none(), "the daemon is still running");
+        self.child = Some(self.settings.spawn(self.dir.path()));
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if !self.is_alive() {
+                self.kill9();
+                return false;
+            }
+            if UnixStream::connect(self.address()).is_ok() {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "neither up nor ended:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What there is of each thing that may leak, right now.
+    pub fn counters(&self) -> Counters {
+        leaks::count(self)
     }
 
     /// Starts the daemon again on the same root and waits until it answers.

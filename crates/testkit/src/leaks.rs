@@ -35,6 +35,41 @@ impl fmt::Display for Leaks {
     }
 }
 
+/// How many there are of each thing that may leak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Descriptors of the daemon.
+    pub fds: usize,
+    /// Mounts in its directories.
+    pub mounts: usize,
+    /// Processes of it, shims above all.
+    pub processes: usize,
+    /// Cgroups named after its namespace.
+    pub cgroups: usize,
+    /// Directories of snapshots.
+    pub snapshots: usize,
+    /// Half-written blobs.
+    pub ingests: usize,
+    /// Bundles.
+    pub bundles: usize,
+}
+
+/// Counts what may leak.
+pub(crate) fn count(daemon: &Daemon) -> Counters {
+    let fds = daemon.running_pid().map(|pid| children(Path::new(&format!("/proc/{pid}/fd"))));
+    let snapshots = daemon.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+    let ingests = daemon.root().join("io.containerd.content.v1.content/ingest");
+    Counters {
+        fds: fds.map_or(0, |fds| fds.len()),
+        mounts: mounts_under(daemon.dir()).len(),
+        processes: processes_of(daemon).len(),
+        cgroups: cgroups_of(daemon.namespace()).len(),
+        snapshots: children(&snapshots).len(),
+        ingests: children(&ingests).len(),
+        bundles: bundles(daemon).len(),
+    }
+}
+
 /// Looks at mounts, shims, cgroups, bundles, sockets and snapshot directories.
 pub(crate) fn find(daemon: &Daemon) -> Leaks {
     let mut found = Vec::new();

@@ -37,7 +37,7 @@ pub use command::{Background, Ctr, Output};
 pub use daemon::{Daemon, DaemonBuilder, DaemonKind};
 pub use image::{Image, ImageBuilder};
 pub use layer::{Compression, Layer};
-pub use leaks::Leaks;
+pub use leaks::{Counters, Leaks};
 pub use patience::{eventually, eventually_within, seed};
 pub use programs::{built_program, system_program};
 pub use pty::Pty;

@@ -26,6 +26,34 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+/// For fuzz targets only.
+#[doc(hidden)]
+pub mod fuzz {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use crate::frame::{FrameReader, Incoming};
+
+    /// Reads the frames in `data` to its end, or to the first error, as a connection would;
+    /// returns how many bytes of payload there were.
+    pub fn frames(data: &[u8]) -> usize {
+        let mut reader = FrameReader::new(data);
+        let mut bytes = 0;
+        loop {
+            // A slice always has its bytes ready, or none.
+            let next = match pin!(reader.next()).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(next) => next,
+                Poll::Pending => unreachable!("a slice never waits"),
+            };
+            match next {
+                Ok(Some(Incoming::Frame(_, payload))) => bytes += payload.len(),
+                Ok(Some(Incoming::Oversized(_))) => {}
+                Ok(None) | Err(_) => return bytes,
+            }
+        }
+    }
+}
+
 pub use address::Address;
 pub use client::Client;
 pub use context::Context;

@@ -127,6 +127,15 @@ pub mod containerd {
         }
     }
 }
+pub mod gantry {
+    pub mod services {
+        pub mod doctor {
+            pub mod v1 {
+                include!("gantry.services.doctor.v1.rs");
+            }
+        }
+    }
+}
 pub mod google {
     pub mod rpc {
         include!("google.rpc.rs");

@@ -3,13 +3,39 @@
 
 use std::time::Duration;
 
-use gantry_testkit::{Ctr, DaemonKind, Image, eventually, seed};
+use gantry_testkit::{Counters, Ctr, DaemonKind, Image, eventually, seed};
 
 use crate::rig::{Client, Rig};
 
-/// Kills per test, a hundred in all; `GANTRY_CRASH_KILLS` asks for more.
+/// Kills per test; `GANTRY_CRASH_KILLS` asks for more (`make crash`: a thousand in all).
 fn kills() -> u32 {
-    std::env::var("GANTRY_CRASH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(34)
+    std::env::var("GANTRY_CRASH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(16)
+}
+
+/// Checks that nothing is left, and that what there is of each thing does not grow with the work
+/// done: descriptors above all, which no restart hides. `work` does a little of everything and
+/// takes it away again.
+fn count_leaks(rig: &Rig, mut work: impl FnMut(&Ctr, u32)) {
+    /// More descriptors than before are connections and files that are just being closed.
+    const FDS_SLACK: usize = 4;
+    rig.daemon.assert_clean();
+    work(&rig.client, 0);
+    rig.daemon.assert_clean();
+    let before = rig.daemon.counters();
+    for round in 1..6 {
+        work(&rig.client, round);
+    }
+    rig.daemon.assert_clean();
+    eventually("what there is does not grow", || {
+        let after = rig.daemon.counters();
+        let fds = after.fds.saturating_sub(before.fds) <= FDS_SLACK;
+        let others = |counters: Counters| Counters { fds: 0, ..counters };
+        if fds && others(after) == others(before) {
+            eprintln!("left after {} kills: {after:?}", kills());
+            return Ok(());
+        }
+        Err(format!("{before:?} before, {after:?} after"))
+    });
 }
 
 /// Runs `args` and kills the daemon at a random moment of it, again and again; `recover` must then
@@ -57,7 +83,10 @@ fn root_killed_while_pulling() {
     );
     let active = rig.client.ok(["content", "active"]);
     assert!(active.lines().count() <= 1, "no ingest is left, but:\n{active}");
-    rig.daemon.assert_clean();
+    count_leaks(&rig, |ctr, _| {
+        ctr.ok(["images", "pull", "--plain-http", &reference]);
+        ctr.ok(["images", "rm", "--sync", &reference]);
+    });
 }
 
 #[test]
@@ -81,7 +110,10 @@ fn root_killed_while_running() {
             assert_eq!((out.stdout.as_str(), out.code), ("again\n", 3), "{}", out.stderr);
         },
     );
-    rig.daemon.assert_clean();
+    let image = rig.busybox();
+    count_leaks(&rig, |ctr, round| {
+        ctr.ok(["run", "--rm", &image, &format!("l{round}"), "true"]);
+    });
 }
 
 #[test]
@@ -101,6 +133,52 @@ fn root_killed_while_deleting() {
     let last = format!("c{}", kills());
     rig.remove(&last);
     rig.daemon.assert_clean();
+}
+
+/// Anything at any time: no command is given the time to be alone.
+#[test]
+fn root_killed_at_random() {
+    let mut rig = Rig::new(DaemonKind::Gantryd, Client::Ctr);
+    let image = rig.busybox();
+    let other = Image::builder().layers(3).build().push(rig.registry(), "random:1");
+    let mut random = fastrand::Rng::with_seed(seed());
+    for round in 0..kills() {
+        let (a, b) = (format!("a{round}"), format!("b{round}"));
+        let commands: [&[&str]; 7] = [
+            &["images", "pull", "--plain-http", &other],
+            &["run", "--rm", &image, &a, "sleep", "0.1"],
+            &["run", "-d", &image, &b, "sleep", "1000"],
+            &["images", "rm", "--sync", &other],
+            &["snapshots", "prepare", &a],
+            &["leases", "create", "--id", &a],
+            &["content", "fetch", "--plain-http", &other],
+        ];
+        let running: Vec<_> = (0..3)
+            .map(|_| commands[random.usize(..commands.len())])
+            .map(|args| rig.client.spawn(args.iter().copied()))
+            .collect();
+        std::thread::sleep(Duration::from_micros(random.u64(..600_000)));
+        rig.daemon.kill9();
+        for command in running {
+            command.kill();
+        }
+        rig.daemon.start_again();
+        for id in [&a, &b] {
+            clear(&rig.client, id);
+            rig.client.run(["leases", "delete", id]);
+        }
+        let out = rig.client.run(["run", "--rm", &image, "check", "echo", "works"]);
+        assert_eq!(out.stdout, "works\n", "{}", out.stderr);
+    }
+    rig.client.run(["images", "rm", "--sync", &other]);
+    for line in rig.client.ok(["leases", "ls", "-q"]).lines() {
+        rig.client.run(["leases", "delete", "--sync", line]);
+    }
+    count_leaks(&rig, |ctr, round| {
+        ctr.ok(["images", "pull", "--plain-http", &other]);
+        ctr.ok(["run", "--rm", &other, &format!("l{round}"), "true"]);
+        ctr.ok(["images", "rm", "--sync", &other]);
+    });
 }
 
 /// Removes whatever a cut-off command left under `id`, as a user would.

@@ -7,6 +7,8 @@ mod rig;
 mod content;
 mod crash;
 mod dockerd;
+mod doctor;
+mod failpoints;
 mod hostile;
 mod images;
 mod power;

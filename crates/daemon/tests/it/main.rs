@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod codes;
-mod conformance;
 mod content;
 mod events;
 mod harness;

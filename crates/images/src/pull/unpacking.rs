@@ -123,6 +123,7 @@ impl Unpacking<'_> {
             parent: i.checked_sub(1).map(|below| self.plan.chain[below].clone()),
             chain_id: self.plan.chain[i].clone(),
             diff_id: self.plan.diff_ids[i].clone(),
+            blob: Some(self.plan.manifest.layers[i].digest.clone()),
             labels: inherited_labels(&self.plan.manifest.layers[i]),
         }
     }

@@ -15,10 +15,10 @@ use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Snapshots;
 use gantry_mount::Mount;
-use gantry_snapshots::{CommitOptions, Overlayfs};
+use gantry_snapshots::Overlayfs;
 use tokio::sync::watch;
 
-use super::{LayerTask, Unpacker, committed_labels, unique};
+use super::{LayerTask, Unpacker, commit_options, unique};
 use crate::differ::{Differ, Origin, joined, lower_dirs};
 
 /// How overlayfs' marks are written. In a user namespace these attributes are refused, and the
@@ -119,7 +119,7 @@ impl Ahead {
         }
         self.settle(dir, applied.unsettled).await.context(what)?;
         let parent = task.parent.as_ref().map(Digest::to_string);
-        let options = CommitOptions { labels: committed_labels(task), parent };
+        let options = commit_options(task, parent);
         let name = task.chain_id.as_str();
         match self.snapshots.commit(&self.ctx, name, &self.key, options).await {
             Ok(()) => Ok(true),

@@ -6,6 +6,7 @@ mod pull_faults;
 mod pulls;
 mod pushes;
 mod random_faults;
+mod repair;
 mod rig;
 mod side_by_side;
 mod streams;

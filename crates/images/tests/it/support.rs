@@ -53,6 +53,11 @@ impl Fixture {
         Self { db, ctx, unpacker, temp, disk: Some(disk), _dir: dir }
     }
 
+    /// The directory that everything is stored in.
+    pub(crate) fn root(&self) -> &Path {
+        self.disk.as_ref().unwrap().path()
+    }
+
     /// Stores a blob.
     pub(crate) async fn put(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
         let digest = Digest::of(bytes);

@@ -133,6 +133,7 @@ async fn root_a_dropped_unpacking_leaves_no_snapshot() {
         parent: None,
         chain_id: image.chain[0].clone(),
         diff_id: image.diff_ids[0].clone(),
+        blob: None,
         labels: Labels::new(),
     };
     let (_keep, end) = std::sync::mpsc::sync_channel(1);

@@ -5,7 +5,6 @@
 //! trash for the collector.
 
 mod open;
-pub(crate) mod settle;
 mod writer;
 
 use std::collections::HashMap;

@@ -44,6 +44,17 @@ use crate::db::{Db, detached};
 pub use labels::LABEL_EXPIRE;
 pub(crate) use labels::expiry;
 pub(crate) use node::Node;
+pub(crate) use reconcile::{backend_snapshots, forget_snapshots, is_backend_name};
+pub(crate) use trash::{abort_ingest, discard_held, remove_snapshots as remove_backend_snapshots};
+
+/// Everything that labels say to the collector; how many objects they name.
+pub(crate) fn read_labels(labels: &gantry_core::Labels) -> usize {
+    let mut count = usize::from(labels::is_root(labels)) + usize::from(labels::is_flat(labels));
+    count += usize::from(expiry(labels).is_some());
+    labels::references(labels, &mut |_, _| count += 1);
+    labels::back_references(labels, SystemTime::UNIX_EPOCH, &mut |_, _| count += 1);
+    count
+}
 
 /// When garbage is collected (`[plugins.'io.containerd.gc.v1.scheduler']`).
 #[derive(Clone, Debug, PartialEq)]
@@ -218,8 +229,7 @@ impl Gc {
         .await
     }
 
-    /// Brings back small blobs that a power cut took, then compares ingests and their records both
-    /// ways, once, before the store is used: an ingest
+    /// Compares ingests and their records both ways, once, before the store is used: an ingest
     /// that was open when the process was killed gets a record, to be resumed by its reference,
     /// and a record without an ingest is removed. Done later, it would give a record to an
     /// ingest whose blob a client has meanwhile fetched anew.
@@ -227,7 +237,6 @@ impl Gc {
     /// # Errors
     /// DataLoss or Unavailable when database or content can't be read; what was done stays done.
     pub async fn recover_ingests(&self) -> Result<Reconciled> {
-        crate::content::settle::restore(&self.db).await?;
         reconcile::recover_ingests(&self.db).await
     }
 
@@ -244,7 +253,6 @@ impl Gc {
     /// After the start-up delay [reconciles](Self::reconcile), then collects by itself until the
     /// last [`Db`] is dropped. Call it once, on a runtime.
     pub fn start(&self) {
-        crate::content::settle::start(&self.db);
         schedule::start(&self.db);
     }
 

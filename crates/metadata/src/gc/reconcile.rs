@@ -166,6 +166,11 @@ async fn adopt(
     .await
 }
 
+/// Whether a name in a backend was given by us.
+pub(crate) fn is_backend_name(name: &str) -> bool {
+    split(name).is_some()
+}
+
 /// Namespace and name of a backend name `<namespace>/<number>/<name>`.
 fn split(backend_name: &str) -> Option<(String, String)> {
     let mut parts = backend_name.splitn(3, '/');
@@ -174,10 +179,11 @@ fn split(backend_name: &str) -> Option<(String, String)> {
     Some((namespace.as_str().to_owned(), parts.next()?.to_owned()))
 }
 
-async fn snapshots_of(db: &Db, snapshotter: &str, report: &mut Reconciled) -> Result<()> {
+/// The names of all snapshots of a snapshotter.
+pub(crate) async fn backend_snapshots(db: &Db, snapshotter: &str) -> Result<HashSet<String>> {
     let backend = std::sync::Arc::clone(&db.shared.snapshotters[snapshotter]);
     let text = format!("listing the snapshots of {snapshotter}");
-    let stored = trash::bounded(&text, async move {
+    trash::bounded(&text, async move {
         let mut stored = HashSet::new();
         backend
             .walk(&mut |info| {
@@ -187,7 +193,42 @@ async fn snapshots_of(db: &Db, snapshotter: &str, report: &mut Reconciled) -> Re
             .await?;
         Ok(stored)
     })
-    .await?;
+    .await
+}
+
+/// Takes out the records of snapshots that their snapshotter does not have any more.
+pub(crate) async fn forget_snapshots(
+    db: &Db,
+    snapshotter: &str,
+    backend_keys: Vec<String>,
+) -> Result<()> {
+    for backend_key in backend_keys {
+        let name = snapshots::inflight_name(snapshotter, &backend_key);
+        let Some(_guard) = db.shared.inflight.try_exclusive(&name) else { continue };
+        let mut owners = Vec::new();
+        let records = keys::backend_snapshot(snapshotter, &backend_key);
+        db.view()?.scan(&records, &mut |key, _| {
+            let [_, _, namespace, key] = keys::parts(key)?;
+            owners.push((Namespace::new(namespace)?, key));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let snapshotter = snapshotter.to_owned();
+        db.write(move |tx| {
+            for (ns, key) in owners {
+                let record = super::graph::snapshot_record(tx.txn, &ns, &snapshotter, &key)?;
+                if let Some(record) = record {
+                    snapshots::forget(tx, &ns, &snapshotter, &key, &record);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn snapshots_of(db: &Db, snapshotter: &str, report: &mut Reconciled) -> Result<()> {
+    let stored = backend_snapshots(db, snapshotter).await?;
     let mut held = HashMap::new();
     db.view()?.scan(&keys::all(Kind::BackendSnapshot).str(snapshotter), &mut |key, _| {
         let [_, backend_key, namespace, key] = keys::parts(key)?;

@@ -77,6 +77,11 @@ async fn delete_blob(db: &Db, digest: &str) -> Result<()> {
     gone(bounded(&text, async move { content.delete(&digest).await }).await)
 }
 
+/// Deletes a blob unless a record names it, for a caller that has its name exclusively.
+pub(crate) async fn discard_held(db: &Db, digest: &Digest) -> Result<()> {
+    delete_blob(db, digest.as_str()).await
+}
+
 /// Deletes a blob unless a record names it or someone is about to make one.
 pub(super) async fn discard_blob(db: &Db, digest: &Digest) -> Result<()> {
     let name = blob_name(digest.as_str());
@@ -100,7 +105,7 @@ async fn empty_ingests(db: &Db, backend_refs: &[String]) -> Result<u64> {
 }
 
 /// Drops an ingest in the backend.
-pub(super) async fn abort_ingest(db: &Db, backend_ref: &str) -> Result<()> {
+pub(crate) async fn abort_ingest(db: &Db, backend_ref: &str) -> Result<()> {
     let content = Arc::clone(&db.shared.content);
     let text = format!("ingest {backend_ref:?}");
     let backend_ref = backend_ref.to_owned();
@@ -137,7 +142,7 @@ async fn empty_snapshots(db: &Db, snapshotter: &str) -> Result<u64> {
 
 /// Removes backend snapshots that no record names, children before parents; returns those that
 /// are gone. Backend keys are never used again, so nobody can come to need them.
-pub(super) async fn remove_snapshots(
+pub(crate) async fn remove_snapshots(
     db: &Db,
     snapshotter: &str,
     mut backend_keys: Vec<String>,

@@ -4,7 +4,7 @@
 use gantry_core::{Context, Labels, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_mount::Mount;
-use gantry_snapshots::{CommitOptions, Kind, label};
+use gantry_snapshots::{CommitOptions, Kind, LayerOrigin, label};
 use gantry_store::{KvRead, relaxed};
 
 use super::{Snapshots, inflight_name, inherited, kind, kind_number, missing, renamed};
@@ -220,7 +220,12 @@ impl Snapshots {
         let _parent_used = self.enter(parent.as_deref()).await;
         let _key_used = self.enter(Some(&record.backend_key)).await;
         let (backend_name, _used) = self.backend_name(&ctx, &name).await?;
-        let backend_options = CommitOptions { labels: inherited(&options.labels), parent };
+        let noted = self.applied(&record.backend_key).await;
+        let backend_options = CommitOptions {
+            labels: inherited(&options.labels),
+            parent,
+            origin: options.origin.or(noted),
+        };
         relaxed(self.backend.commit(&backend_name, &record.backend_key, backend_options))
             .await
             .map_err(|err| renamed(err, &key, &record))?;
@@ -250,6 +255,15 @@ impl Snapshots {
                 Ok(())
             })
             .await
+    }
+
+    /// The layer that a client has had unpacked into an active snapshot, if it was one.
+    async fn applied(&self, backend_key: &str) -> Option<LayerOrigin> {
+        let applied = &self.db.shared.applied;
+        if applied.is_empty() {
+            return None;
+        }
+        applied.take(&self.backend.mounts(backend_key).await.ok()?)
     }
 
     /// The backend's key of a parent, which must be committed.

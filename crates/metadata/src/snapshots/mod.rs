@@ -6,6 +6,7 @@
 //! kind, labels and times. A snapshot is made in the backend first and recorded second; what lies
 //! between at a crash is an orphan that start-up removes.
 
+mod applied;
 mod bound;
 mod make;
 
@@ -19,6 +20,8 @@ use gantry_errdefs::{Error, Result};
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, Info, Kind, Snapshotter, Usage, label};
 use gantry_store::KvRead;
+
+pub(crate) use applied::Applied;
 
 use crate::content::label_paths;
 use crate::db::{Db, Tx, encode, now};

@@ -4,7 +4,6 @@
 mod containers;
 mod content;
 mod gc;
-mod gc_calls;
 mod gc_model;
 mod images;
 mod layout;
@@ -13,5 +12,4 @@ mod namespaces;
 mod reconcile;
 mod sandboxes;
 mod snapshots;
-mod suite;
 mod support;

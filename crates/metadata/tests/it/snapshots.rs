@@ -185,7 +185,7 @@ impl Snapshotter for Remote {
         if !target.ends_with("-remote") {
             return Ok(mounts);
         }
-        let options = CommitOptions { labels, parent: None };
+        let options = CommitOptions { labels, ..CommitOptions::default() };
         self.0.commit(&format!("remote/{target}"), key, options).await?;
         Err(Error::already_exists(format!("target snapshot {target:?}")))
     }

@@ -1,6 +1,7 @@
 //! All tasks of all shims.
 
 mod create;
+mod leftovers;
 mod reload;
 mod remove;
 mod table;
@@ -20,6 +21,7 @@ use crate::events::Passing;
 use crate::plugin::{Runtime, Task};
 use crate::shim::Shim;
 use crate::{CreateOptions, Exit, names};
+pub use leftovers::{Leftover, LeftoverKind};
 use table::{Key, Table};
 
 /// The runtime plugin over shims. Cheap to clone; clones share everything.
@@ -76,6 +78,16 @@ impl Manager {
         let mut loaded = self.inner.loaded.subscribe();
         // The sender lives as long as `self`.
         let _ = loaded.wait_for(|done| *done).await;
+    }
+
+    /// Whether every shim of an earlier run has been looked for.
+    pub fn is_loaded(&self) -> bool {
+        *self.inner.loaded.borrow()
+    }
+
+    /// Whether there is a task of this name, or one on its way.
+    pub fn has_task(&self, namespace: &Namespace, id: &str) -> bool {
+        self.inner.table.holds(&Key::new(namespace, id))
     }
 
     /// Lets go of all shims, which live on: for a daemon that stops without its process ending.

@@ -60,7 +60,7 @@ impl Manager {
         });
     }
 
-    async fn load(&self, key: &Key, bundle: Bundle) {
+    pub(super) async fn load(&self, key: &Key, bundle: Bundle) {
         let who = match self.identify(key, bundle.clone()).await {
             Ok(who) => who,
             Err(err) => {

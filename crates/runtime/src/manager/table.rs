@@ -145,6 +145,11 @@ impl Table {
         self.ready(key).ok_or_else(|| key.not_found())
     }
 
+    /// Whether there is a task, or one on its way.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.state().entries.contains_key(key)
+    }
+
     /// All tasks that are ready.
     pub(super) fn all(&self) -> Vec<Arc<Shim>> {
         let state = self.state();

@@ -7,7 +7,8 @@ use gantry_errdefs::{Error, Result};
 use prost::Message as _;
 
 use super::records::Snapshot;
-use crate::{Info, Kind, Usage};
+use super::summary::Summary;
+use crate::{Info, Kind, LayerOrigin, Usage};
 
 /// The value of a record. Fields are added, never renumbered.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -33,6 +34,31 @@ struct Record {
     inodes: u64,
     #[prost(uint64, tag = "9")]
     size: u64,
+    #[prost(message, optional, tag = "10")]
+    summary: Option<SummaryRecord>,
+    #[prost(message, optional, tag = "11")]
+    origin: Option<OriginRecord>,
+}
+
+/// The tree at its commit.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SummaryRecord {
+    #[prost(uint64, tag = "1")]
+    names: u64,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+    /// 32 bytes; see [`super::summary`].
+    #[prost(bytes = "vec", tag = "3")]
+    sum: Vec<u8>,
+}
+
+/// What was unpacked.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OriginRecord {
+    #[prost(string, tag = "1")]
+    diff_id: String,
+    #[prost(string, tag = "2")]
+    blob: String,
 }
 
 /// As in containerd's API.
@@ -62,8 +88,31 @@ pub(super) fn encode(snapshot: &Snapshot) -> Vec<u8> {
         updated: to_nanos(info.updated),
         inodes: snapshot.usage.inodes,
         size: snapshot.usage.size,
+        summary: snapshot.summary.map(|s| SummaryRecord {
+            names: s.names,
+            bytes: s.bytes,
+            sum: s.sum.to_vec(),
+        }),
+        origin: snapshot.origin.as_ref().map(|o| OriginRecord {
+            diff_id: o.diff_id.to_string(),
+            blob: o.blob.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }),
     }
     .encode_to_vec()
+}
+
+impl SummaryRecord {
+    fn read(self) -> Option<Summary> {
+        let sum = self.sum.try_into().ok()?;
+        Some(Summary { names: self.names, bytes: self.bytes, sum })
+    }
+}
+
+impl OriginRecord {
+    fn read(self) -> Option<LayerOrigin> {
+        let blob = (!self.blob.is_empty()).then(|| self.blob.parse()).transpose().ok()?;
+        Some(LayerOrigin { diff_id: self.diff_id.parse().ok()?, blob })
+    }
 }
 
 /// # Errors
@@ -89,6 +138,9 @@ pub(super) fn decode(name: String, value: &[u8]) -> Result<Snapshot> {
         id: record.id,
         parents: record.parents,
         usage: Usage { inodes: record.inodes, size: record.size },
+        // Of a form we do not know: as good as none.
+        summary: record.summary.and_then(SummaryRecord::read),
+        origin: record.origin.and_then(OriginRecord::read),
     })
 }
 
@@ -116,6 +168,8 @@ mod tests {
             id: 7,
             parents: vec![5, 300],
             usage: Usage { inodes: 2, size: 4096 },
+            summary: None,
+            origin: None,
         };
         let bytes = encode(&snapshot);
         let golden = "080710031a06706172656e74220305ac022a060a016b12017630818090bbbad6adf00d\
@@ -125,6 +179,17 @@ mod tests {
         let back = decode("name".into(), &bytes).unwrap();
         assert_eq!(back.info, snapshot.info);
         assert_eq!((back.id, back.parents, back.usage), (7, vec![5, 300], snapshot.usage));
+        let diff_id = gantry_core::Digest::of(b"tar");
+        let whole = Snapshot {
+            summary: Some(Summary { names: 3, bytes: 4, sum: [7; 32] }),
+            origin: Some(LayerOrigin { diff_id: diff_id.clone(), blob: Some(diff_id) }),
+            ..snapshot
+        };
+        let bytes = encode(&whole);
+        let hex: String = bytes.iter().skip(golden.len() / 2).map(|b| format!("{b:02x}")).collect();
+        assert!(hex.starts_with("5226080310041a20070707") && hex.contains("5a92010a47"), "{hex}");
+        let back = decode("name".into(), &bytes).unwrap();
+        assert_eq!((back.summary, back.origin), (whole.summary, whole.origin));
         assert!(decode("name".into(), b"\xff").unwrap_err().is_data_loss());
         assert!(decode("name".into(), b"").unwrap_err().is_data_loss());
     }

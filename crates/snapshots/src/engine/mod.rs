@@ -23,15 +23,18 @@
 mod codec;
 mod reconcile;
 mod records;
+mod summary;
 mod sync;
 mod trash;
+mod upkeep;
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use gantry_core::Labels;
@@ -40,9 +43,10 @@ use gantry_mount::Mount;
 use gantry_store::Store;
 use gantry_sys::tree;
 
-use crate::{CommitOptions, Info, Kind, Snapshotter, Usage};
+use crate::{CommitOptions, Info, Kind, Snapshotter, Upkeep, Usage};
 pub(crate) use records::Snapshot;
 use records::{New, Records};
+use summary::Summary;
 use sync::TreeSync;
 use trash::Trash;
 
@@ -92,6 +96,10 @@ struct Shared<L> {
     next_id: AtomicU64,
     /// Whether `remove` frees the space itself.
     sync_remove: bool,
+    /// Directories whose record is still to come.
+    making: Numbers,
+    /// Committed snapshots whose tree is not what it should be.
+    damaged: Numbers,
 }
 
 impl<L> Clone for Engine<L> {
@@ -120,7 +128,9 @@ impl<L: Layout> Engine<L> {
         let sync = TreeSync::open(&dirs.0)?;
         let trash = Arc::new(Trash::new(&dirs.0));
         let next_id = AtomicU64::new(1);
-        let shared = Shared { layout, dirs, records, sync, trash, next_id, sync_remove };
+        let (making, damaged) = Default::default();
+        let shared =
+            Shared { layout, dirs, records, sync, trash, next_id, sync_remove, making, damaged };
         shared.reconcile()?;
         Ok(Self(Arc::new(shared)))
     }
@@ -152,8 +162,11 @@ impl<L: Layout> Engine<L> {
         to_the_end(async move {
             let new = New { kind, key, parent, labels };
             // Refused here, nothing is touched; the transaction asks again.
-            let parent_id = engine.0.records.check_new(&new)?;
+            let parent = engine.0.records.check_new(&new)?;
+            engine.0.check_whole(parent.as_ref())?;
+            let parent_id = parent.map(|p| p.id);
             let id = engine.0.next_id.fetch_add(1, Ordering::Relaxed);
+            let _making = engine.0.making.hold(id);
             let has_dir = engine.0.layout.has_dir(kind, parent_id.is_some());
             if has_dir {
                 let labels = new.labels.clone();
@@ -222,8 +235,8 @@ impl<L: Layout> Snapshotter for Engine<L> {
         to_the_end(async move {
             let records = &engine.0.records;
             let snapshot = records.check_commit(&name, &key, &options, L::REBASES)?;
-            let usage = engine.blocking(move |s| s.make_durable(snapshot.id)).await?;
-            records.commit(name, key, options, L::REBASES, usage).await
+            let measured = engine.blocking(move |s| s.make_durable(snapshot.id)).await?;
+            records.commit(name, key, options, L::REBASES, measured).await
         })
         .await
     }
@@ -246,6 +259,10 @@ impl<L: Layout> Snapshotter for Engine<L> {
         self.blocking(|s| s.trash.empty()).await
     }
 
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        Some(self)
+    }
+
     async fn close(&self) -> Result<()> {
         Ok(())
     }
@@ -255,7 +272,10 @@ impl<L: Layout> Shared<L> {
     /// Makes the directory of a new snapshot, whole or not at all.
     fn make_dir(&self, id: u64, parent: Option<u64>, labels: &Labels) -> Result<()> {
         let dir = self.dirs.at(id);
-        let made = fs::create_dir(&dir).context(|| dir.display().to_string()).and_then(|()| {
+        let what = || dir.display().to_string();
+        gantry_failpoint::hit("snapshot.mkdir").context(what)?;
+        let made = fs::create_dir(&dir).context(what).and_then(|()| {
+            gantry_failpoint::hit("snapshot.fill").context(what)?;
             self.layout.fill(&dir, parent.map(|p| self.dirs.at(p)).as_deref(), labels)
         });
         made.inspect_err(|_| self.discard(id))
@@ -287,13 +307,68 @@ impl<L: Layout> Shared<L> {
         Ok(Usage { inodes: measure.inodes, size: measure.bytes })
     }
 
-    /// Measures the tree of a snapshot and makes it durable.
-    fn make_durable(&self, id: u64) -> Result<Usage> {
-        let usage = self.measure(id)?;
+    /// Measures the tree of a snapshot, sums it up and makes it durable.
+    fn make_durable(&self, id: u64) -> Result<(Usage, Summary)> {
         let dir = self.dirs.at(id);
+        let tree = self.layout.tree(&dir);
+        let (measure, summary) = summary::of_tree(&tree).context(|| tree.display().to_string())?;
         let what = || format!("sync {}", dir.display());
-        self.sync.sync(&self.layout.tree(&dir), &dir, usage.inodes).context(what)?;
-        Ok(usage)
+        self.sync.sync(&tree, &dir, measure.inodes).context(what)?;
+        Ok((Usage { inodes: measure.inodes, size: measure.bytes }, summary))
+    }
+
+    /// Refuses a parent whose tree, or one below it, is being made again.
+    fn check_whole(&self, parent: Option<&Snapshot>) -> Result<()> {
+        let Some(parent) = parent else { return Ok(()) };
+        if self.damaged.any_of(&parent.as_parents()) {
+            return Err(Error::unavailable(format!(
+                "parent {:?}: its tree or one below it is damaged and has to be unpacked again",
+                parent.info.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A set of snapshot numbers; empty nearly always.
+#[derive(Debug, Default)]
+struct Numbers(Mutex<HashSet<u64>>);
+
+impl Numbers {
+    fn set(&self) -> MutexGuard<'_, HashSet<u64>> {
+        // Single operations on the set only, so a panic elsewhere cannot leave it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, id: u64) {
+        self.set().insert(id);
+    }
+
+    fn remove(&self, id: u64) {
+        self.set().remove(&id);
+    }
+
+    fn any_of(&self, ids: &[u64]) -> bool {
+        let set = self.set();
+        !set.is_empty() && ids.iter().any(|id| set.contains(id))
+    }
+
+    /// Has `id` in the set for as long as the guard lives.
+    fn hold(&self, id: u64) -> Held<'_> {
+        self.insert(id);
+        Held { numbers: self, id }
+    }
+}
+
+/// Takes a number out of its set when dropped.
+struct Held<'a> {
+    numbers: &'a Numbers,
+    id: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.numbers.remove(self.id);
     }
 }
 
@@ -377,6 +452,10 @@ macro_rules! delegate {
 
             async fn cleanup(&self) -> Result<()> {
                 self.0.cleanup().await
+            }
+
+            fn upkeep(&self) -> Option<&dyn $crate::Upkeep> {
+                self.0.upkeep()
             }
 
             async fn close(&self) -> Result<()> {

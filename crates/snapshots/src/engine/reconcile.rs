@@ -76,7 +76,8 @@ impl<L: Layout> Shared<L> {
     }
 
     /// Active snapshots get an empty directory again: what a power cut takes whole was never
-    /// written to. Committed ones are removed, with the committed ones on top of them, so that
+    /// written to. Committed ones whose blob is known are marked, to be unpacked again (see
+    /// [`crate::Upkeep`]). Others are removed, with the committed ones on top of them, so that
     /// pulling the image again brings them back; unless someone may still want what is on top.
     fn mend(&self, recorded: &[Snapshot], lost: &HashSet<u64>) -> Result<()> {
         let held: HashSet<u64> = recorded
@@ -84,11 +85,26 @@ impl<L: Layout> Shared<L> {
             .filter(|s| s.info.kind != Kind::Committed)
             .flat_map(|s| s.parents.iter().copied())
             .collect();
+        // Of a chain of layers either all can be unpacked again or none is of use.
+        let hopeless: HashSet<u64> = recorded
+            .iter()
+            .filter(|s| lost.contains(&s.id) && s.origin.as_ref().is_none_or(|o| o.blob.is_none()))
+            .map(|s| s.id)
+            .collect();
+        let can_come_back =
+            |snapshot: &Snapshot| !snapshot.as_parents().iter().any(|id| hopeless.contains(id));
         let mut useless = Vec::new();
         for snapshot in recorded {
             let (name, id) = (&snapshot.info.name, snapshot.id);
             let broken = lost.contains(&id) || snapshot.parents.iter().any(|p| lost.contains(p));
             if !broken {
+                continue;
+            }
+            if snapshot.info.kind == Kind::Committed && can_come_back(snapshot) {
+                if lost.contains(&id) {
+                    tracing::error!(name, id, "a layer lost its directory: to be unpacked again");
+                    self.damaged.insert(id);
+                }
                 continue;
             }
             if snapshot.info.kind == Kind::Committed && held.contains(&id) {
@@ -120,7 +136,7 @@ impl<L: Layout> Shared<L> {
     }
 
     /// The directories of snapshots, with their numbers.
-    fn list(&self) -> Result<Vec<(PathBuf, u64)>> {
+    pub(super) fn list(&self) -> Result<Vec<(PathBuf, u64)>> {
         let what = || self.dirs.0.display().to_string();
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dirs.0).context(what)? {

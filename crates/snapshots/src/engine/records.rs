@@ -17,7 +17,8 @@ use gantry_errdefs::{Error, Result};
 use gantry_store::{Key, KvRead, Store, StoreExt as _, Txn};
 
 use super::codec::{decode, encode};
-use crate::{CommitOptions, Info, Kind, Usage};
+use super::summary::Summary;
+use crate::{CommitOptions, Info, Kind, LayerOrigin, Usage};
 
 /// A snapshot as recorded.
 #[derive(Clone, Debug)]
@@ -30,6 +31,10 @@ pub(crate) struct Snapshot {
     pub(crate) parents: Vec<u64>,
     /// Disk use, of a committed snapshot.
     pub(super) usage: Usage,
+    /// Its tree at the commit.
+    pub(super) summary: Option<Summary>,
+    /// What was unpacked into it.
+    pub(super) origin: Option<LayerOrigin>,
 }
 
 /// A snapshot to make.
@@ -115,13 +120,12 @@ impl Records {
         })
     }
 
-    /// Whether `new` could be made now; the number of its parent.
+    /// Whether `new` could be made now; its parent.
     ///
     /// # Errors
     /// Those of prepare and view.
-    pub(super) fn check_new(&self, new: &New) -> Result<Option<u64>> {
-        let parent = self.keys.check_new(&self.store.view()?, new)?;
-        Ok(parent.map(|p| p.id))
+    pub(super) fn check_new(&self, new: &New) -> Result<Option<Snapshot>> {
+        self.keys.check_new(&self.store.view()?, new)
     }
 
     /// # Errors
@@ -144,6 +148,8 @@ impl Records {
                     id,
                     parents: parent.map(|p| p.as_parents()).unwrap_or_default(),
                     usage: Usage::default(),
+                    summary: None,
+                    origin: None,
                 };
                 keys.put(txn, &snapshot);
                 Ok(snapshot)
@@ -175,7 +181,7 @@ impl Records {
         key: String,
         options: CommitOptions,
         rebases: bool,
-        usage: Usage,
+        (usage, summary): (Usage, Summary),
     ) -> Result<()> {
         let keys = self.keys.clone();
         self.store
@@ -197,6 +203,33 @@ impl Records {
                     ..snapshot.info
                 };
                 snapshot.usage = usage;
+                snapshot.summary = Some(summary);
+                snapshot.origin = options.origin;
+                keys.put(txn, &snapshot);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Notes what the tree of a committed snapshot is like now that it was made again.
+    ///
+    /// # Errors
+    /// NotFound when the snapshot `id` is gone.
+    pub(super) async fn remade(
+        &self,
+        name: String,
+        id: u64,
+        (usage, summary): (Usage, Summary),
+    ) -> Result<()> {
+        let keys = self.keys.clone();
+        self.store
+            .update(move |txn| {
+                let mut snapshot = keys.get(txn, &name)?;
+                if snapshot.id != id {
+                    return Err(Error::not_found(format!("snapshot {name:?} of before")));
+                }
+                snapshot.usage = usage;
+                snapshot.summary = Some(summary);
                 keys.put(txn, &snapshot);
                 Ok(())
             })
@@ -336,7 +369,7 @@ impl Keys {
 
 impl Snapshot {
     /// The numbers a child of this snapshot has as parents.
-    fn as_parents(&self) -> Vec<u64> {
+    pub(super) fn as_parents(&self) -> Vec<u64> {
         std::iter::once(self.id).chain(self.parents.iter().copied()).collect()
     }
 }

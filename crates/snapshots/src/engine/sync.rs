@@ -56,6 +56,7 @@ impl TreeSync {
     /// # Errors
     /// The I/O error; the tree must then not be trusted.
     pub(super) fn sync(&self, tree: &Path, parent: &Path, inodes: u64) -> io::Result<()> {
+        gantry_failpoint::hit("snapshot.sync")?;
         if inodes > SMALL_TREE_INODES_MAX {
             return self.sync_filesystem();
         }

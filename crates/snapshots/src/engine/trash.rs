@@ -45,6 +45,7 @@ impl Trash {
     /// Takes the directory of snapshot `id`; false when it has none.
     pub(super) fn take(&self, dir: &Path, id: u64) -> Result<bool> {
         let mut name = format!("{PREFIX}{id}");
+        gantry_failpoint::hit("snapshot.trash").context(|| dir.display().to_string())?;
         loop {
             match fs::rename(dir, self.dir.join(&name)) {
                 Ok(()) => return Ok(true),
@@ -54,6 +55,17 @@ impl Trash {
                 Err(e) => return Err(Error::io("rename", e)),
             }
         }
+    }
+
+    /// Whether anything removed is still there.
+    pub(super) fn has_any(&self) -> Result<bool> {
+        let what = || self.dir.display().to_string();
+        for entry in fs::read_dir(&self.dir).context(what)? {
+            if Self::owns(&entry.context(what)?.file_name().to_string_lossy()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Deletes everything removed so far.
@@ -73,6 +85,11 @@ impl Trash {
             }
         }
         first_error
+    }
+
+    /// Whether a thread is at it, or will be.
+    pub(super) fn is_busy(&self) -> bool {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) != Thread::None
     }
 
     /// Has everything removed so far deleted by a thread.

@@ -160,7 +160,7 @@ async fn labels_are_updated(sn: &dyn Snapshotter) {
 
 async fn labels_of_a_commit_replace(sn: &dyn Snapshotter) {
     ok(sn.prepare("suite-a", None, labels(&[("active", "1")])).await);
-    let options = CommitOptions { labels: labels(&[("committed", "1")]), parent: None };
+    let options = CommitOptions { labels: labels(&[("committed", "1")]), ..Default::default() };
     ok(sn.commit("suite-base", "suite-a", options).await);
     let base = ok(sn.stat("suite-base").await);
     assert_eq!(base.labels, labels(&[("committed", "1")]));
@@ -212,8 +212,7 @@ async fn commit_on_the_same_parent(sn: &dyn Snapshotter) {
     ok(layer(sn, "suite-1", None).await);
     ok(layer(sn, "suite-other", None).await);
     ok(sn.prepare("suite-a", Some("suite-1"), Labels::new()).await);
-    let on =
-        |parent: &str| CommitOptions { labels: Labels::new(), parent: Some(parent.to_owned()) };
+    let on = |parent: &str| CommitOptions { parent: Some(parent.to_owned()), ..Default::default() };
     fails(sn.commit("suite-2", "suite-a", on("suite-none")).await, Class::NotFound);
     fails(sn.commit("suite-2", "suite-a", on("suite-a")).await, Class::InvalidArgument);
     fails(sn.commit("suite-2", "suite-a", on("suite-other")).await, Class::FailedPrecondition);

@@ -7,6 +7,7 @@ mod model;
 mod overlay;
 mod power;
 mod suite;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -121,7 +121,7 @@ async fn check(calls: Vec<Call>) {
             }
             Call::Commit(to, key, parent) => {
                 let (to, key, parent) = (name(to), name(key), parent.map(name));
-                let options = CommitOptions { labels: Labels::new(), parent: parent.clone() };
+                let options = CommitOptions { parent: parent.clone(), ..CommitOptions::default() };
                 let got = sn.commit(&to, &key, options).await;
                 (model.commit(to, &key, parent), got)
             }

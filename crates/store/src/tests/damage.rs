@@ -111,8 +111,13 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
+/// Cases of each property; `GANTRY_STORE_DAMAGE_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("GANTRY_STORE_DAMAGE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(80)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 80, max_shrink_iters: 50, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 50, ..Default::default() })]
 
     #[test]
     fn a_damaged_database_opens_with_everything_acknowledged(

@@ -153,6 +153,40 @@ fn redb_keeps_acknowledged_writes_over_a_reopening() {
 }
 
 #[test]
+fn a_store_that_is_closed_says_so_and_the_file_is_in_good_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let options = Options::default();
+    // redb's own mark, in the header of the (pinned) format.
+    let in_good_order = || {
+        const FLAGS: usize = 9;
+        const RECOVERY_REQUIRED: u8 = 2;
+        std::fs::read(&path).unwrap()[FLAGS] & RECOVERY_REQUIRED == 0
+    };
+    for round in 0..3 {
+        let store = RedbStore::open(&path, &options).unwrap();
+        put(&store, "round", &round.to_string());
+        let held = store.view().unwrap();
+        let shared: Arc<dyn Store> = Arc::new(store);
+        let store = RedbStore::open(&path, &options).unwrap_err();
+        assert!(store.is_unavailable(), "one at a time: {store}");
+        assert_eq!(value(&held, "round"), Some(round.to_string()));
+        assert!(!in_good_order());
+        drop(held);
+        drop(shared);
+        assert!(in_good_order());
+    }
+    let store = RedbStore::open(&path, &options).unwrap();
+    assert_eq!(value(&store.view().unwrap(), "round").as_deref(), Some("2"));
+    store.close();
+    store.close();
+    assert!(store.view().unwrap_err().is_unavailable());
+    let late = store.update_blocking(|_| Ok(())).unwrap_err();
+    assert!(late.is_unavailable(), "{late}");
+    assert!(in_good_order());
+}
+
+#[test]
 fn redb_says_data_loss_for_a_file_that_is_no_database() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
