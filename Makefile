@@ -43,6 +43,7 @@ lint:
 deps:
 	scripts/install-deps.sh
 	scripts/install-vm.sh
+	scripts/install-criu.sh
 
 # Side by side with the installed containerd, as ratios of one run.
 bench: deps build

@@ -17,12 +17,13 @@ pub(crate) const PROTO_DIR: &str = "crates/api/proto";
 pub(crate) const OUTPUT_DIR: &str = "crates/api/src/generated";
 
 /// Packages or services whose services are spoken over ttrpc; all others are gRPC.
-const TTRPC: [&str; 5] = [
+const TTRPC: [&str; 6] = [
     "containerd.task.v2",
     "containerd.task.v3",
     "containerd.runtime.sandbox.v1",
     "containerd.services.events.ttrpc.v1",
     "nri.pkg.api.v1alpha1",
+    "gantry.shim.v1",
 ];
 
 /// Fields that carry large payloads: `bytes::Bytes`, so that they pass through without a copy.

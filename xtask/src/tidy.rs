@@ -72,6 +72,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "oci",
         ],
     ),
+    ("restart", &["errdefs", "core", "mount", "api", "events", "metadata", "runtime"]),
     ("shim", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api"]),
     (
         "daemon",
@@ -92,6 +93,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "api",
             "runtime",
             "doctor",
+            "restart",
             "services",
         ],
     ),

@@ -96,6 +96,9 @@ enum Command {
     Namespaces(cmd::namespaces::Command),
     /// Run a container
     Run(Box<cmd::run::Flags>),
+    /// Manage shims, the processes behind tasks
+    #[command(visible_alias = "shim", subcommand)]
+    Shims(cmd::shims::Command),
     /// Manage snapshots
     #[command(visible_alias = "snapshot")]
     Snapshots(cmd::snapshots::Group),
@@ -141,6 +144,7 @@ impl Command {
             Self::Leases(c) => c.execute(session).await,
             Self::Namespaces(c) => c.execute(session).await,
             Self::Run(f) => f.execute(session).await,
+            Self::Shims(c) => c.execute(session).await,
             Self::Snapshots(g) => g.execute(session).await,
             Self::Tasks(c) => c.execute(session).await,
         }

@@ -39,6 +39,7 @@
 //! the same machine.
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod client;
 mod containers;
 mod content;
@@ -54,12 +55,14 @@ mod io;
 mod leases;
 mod namespaces;
 mod process;
+mod shims;
 mod snapshots;
 mod streams;
 mod tasks;
 mod transfer;
 mod unpack;
 
+pub use checkpoint::{CheckpointParts, RestoreParts};
 pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
 pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, Runtime};
 pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
@@ -77,6 +80,7 @@ pub use io::{FifoSet, Stdio, Streams};
 pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
 pub use namespaces::{NamespaceRecord, Namespaces};
 pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus, UNKNOWN_EXIT};
+pub use shims::{ShimOutcome, ShimRecord, ShimStatus, ShimUpgradeOptions, Shims};
 pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
 pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
 pub use transfer::{

@@ -6,6 +6,9 @@ use gantry_services::Plugin;
 use crate::config::Config;
 use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
 
+/// Type and id of the restart monitor.
+pub(crate) const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
+
 /// Parts of the daemon under the names clients look for, in the order they start.
 pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<Plugin> {
     let root = |dir: &str| config.root.join(dir).to_string_lossy().into_owned();
@@ -37,6 +40,9 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
             .requires(&[event, metadata, "io.containerd.shim.v1"])
             .host_platform()
             .export("log-uri-schemes", "fifo,binary,file"),
+        Plugin::new(RESTART.0, RESTART.1)
+            .requires(&[metadata, "io.containerd.runtime.v2"])
+            .capabilities(&["no", "always", "on-failure", "unless-stopped"]),
         Plugin::new("io.containerd.transfer.v1", "local").requires(&[
             "io.containerd.lease.v1",
             metadata,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_runtime::{Config as RuntimeConfig, Deadlines};
+use gantry_runtime::{Config as RuntimeConfig, Deadlines, Manager, UpgradeOptions, UpgradeOutcome};
 use gantry_services::COMPAT_VERSION;
 use tracing::warn;
 
@@ -37,6 +37,23 @@ pub(crate) fn config(config: &Config) -> RuntimeConfig {
         debug: matches!(config.debug.level.as_str(), "debug" | "trace"),
         env: environment(&config.plugins.shim.env),
         deadlines: deadlines(config),
+    }
+}
+
+/// Has the shims of an earlier run execute the program that is installed, where it is another one.
+pub(crate) async fn upgrade(manager: Manager) {
+    manager.loaded().await;
+    for (shim, outcome) in manager.upgrade(&UpgradeOptions::default()).await {
+        let (namespace, tasks) = (shim.namespace.as_str(), shim.tasks.join(","));
+        match outcome {
+            UpgradeOutcome::LeftAlone(why) => {
+                tracing::debug!(namespace, tasks, why, "shim left alone");
+            }
+            UpgradeOutcome::Upgraded(from) => {
+                tracing::info!(namespace, tasks, pid = shim.pid, from, "shim upgraded");
+            }
+            UpgradeOutcome::Failed(err) => warn!(namespace, tasks, %err, "shim not upgraded"),
+        }
     }
 }
 

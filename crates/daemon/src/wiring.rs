@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_api::gantry::services::doctor::v1::doctor_server::DoctorServer;
+use gantry_api::gantry::services::shims::v1::shims_server;
 use gantry_doctor::{Doctor, Unclean};
 use gantry_errdefs::{Error, Result};
 use gantry_events::Exchange;
@@ -13,6 +14,7 @@ use gantry_images::{Differ, Transfer, TransferOptions, Unpacker};
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
 use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
+use gantry_restart::Monitor;
 use gantry_runtime::{EventService, Manager};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
@@ -54,6 +56,9 @@ pub(crate) struct Parts {
     unclean: Option<Unclean>,
     /// What the last run left is being verified.
     verifying: Option<JoinHandle<()>>,
+    restart: Option<gantry_restart::Config>,
+    upgrade_shims: bool,
+    monitor: Option<Monitor>,
 }
 
 impl Parts {
@@ -106,11 +111,14 @@ impl Parts {
             marker: Arc::new(marker),
             unclean,
             verifying: None,
+            restart: restart(config),
+            upgrade_shims: config.plugins.shim.upgrade_on_start,
+            monitor: None,
         })
     }
 
-    /// Starts background work: from here on garbage is collected.
-    /// What an unclean end may have damaged is verified.
+    /// Starts background work: from here on garbage is collected, what an unclean end may have
+    /// damaged is verified, and containers that ask for it are started again.
     pub(crate) fn start(&mut self) {
         self.db.gc().start();
         let (doctor, marker, unclean) =
@@ -120,6 +128,13 @@ impl Parts {
                 let _ = tokio::task::spawn_blocking(move || marker.verified()).await;
             }
         }));
+        self.monitor = self.restart.map(|config| {
+            let runtime = Arc::new(self.runtime.clone());
+            Monitor::start(self.db.clone(), runtime, self.exchange.clone(), config)
+        });
+        if self.upgrade_shims {
+            tokio::spawn(shims::upgrade(self.runtime.clone()));
+        }
     }
 
     /// Ends background work and closes the database. Resolves when nothing below the root is
@@ -135,7 +150,7 @@ impl Parts {
             }
             _ => true,
         };
-        drop((self.db, self.runtime, self.differ, self.transfer, self.doctor));
+        drop((self.monitor, self.db, self.runtime, self.differ, self.transfer, self.doctor));
         // A collection or a task that is being deleted may still be at it.
         let alone = async {
             while Arc::strong_count(&database) > 1 {
@@ -156,6 +171,13 @@ impl Parts {
             tracing::warn!(error = %e, "while closing the database");
         }
     }
+}
+
+/// How the restart monitor is to behave; none when it is switched off.
+fn restart(config: &Config) -> Option<gantry_restart::Config> {
+    let (kind, id) = plugins::RESTART;
+    let interval = config.plugins.restart.interval.duration();
+    (!config.is_disabled(kind, id)).then_some(gantry_restart::Config { interval })
 }
 
 /// What moves images, with the way to registries that the configuration describes.
@@ -206,6 +228,9 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
                 parts.temp.clone()
             )
         )))
+        .add_service(limited!(shims_server::ShimsServer::new(services::ShimsService::new(
+            parts.runtime.clone()
+        ))))
         .add_service(limited!(api::events::v1::events_server::EventsServer::new(
             services::EventsService::new(parts.exchange.clone())
         )))

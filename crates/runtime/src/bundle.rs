@@ -16,6 +16,7 @@ const SPEC_FILE: &str = "config.json";
 /// The shim program, for a daemon started later with another PATH.
 const SHIM_FILE: &str = "shim-binary-path";
 /// The pod whose shim hosts the task.
+const CHECKPOINT_DIR: &str = "checkpoint";
 const SANDBOX_FILE: &str = "sandbox";
 
 /// There once the shim has deleted the task: its end has been published.
@@ -230,6 +231,16 @@ impl Bundle {
     /// Where the shim mounts the root.
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.path.join("rootfs")
+    }
+
+    /// Takes the directory of a checkpoint along; returns where it is.
+    ///
+    /// # Errors
+    /// The class of the I/O error.
+    pub(crate) fn take_checkpoint(&self, from: &Path) -> Result<PathBuf> {
+        let to = self.work.join(CHECKPOINT_DIR);
+        std::fs::rename(from, &to).context(|| from.display().to_string())?;
+        Ok(to)
     }
 
     /// The fifo that the shim logs to.

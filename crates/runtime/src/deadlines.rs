@@ -35,6 +35,8 @@ pub struct Deadlines {
     pub freeze: Duration,
     /// Writing a checkpoint.
     pub checkpoint: Duration,
+    /// Having a shim execute a newer program: it gives the program and itself ten seconds each.
+    pub upgrade: Duration,
     /// Everything else that runs the OCI runtime once: kill, update, pids.
     pub runtime: Duration,
     /// Everything the shim answers from memory: exec, resize, close-io, connect.
@@ -58,6 +60,7 @@ impl Default for Deadlines {
             delete: secs(60),
             freeze: secs(30),
             checkpoint: secs(600),
+            upgrade: secs(40),
             runtime: secs(30),
             memory: secs(10),
         }

@@ -26,6 +26,7 @@
 //!     sandbox                     id of the pod that the task joined, if any
 //! <state>/<namespace>/.<id>/      a bundle being removed
 //! <root>/<namespace>/<id>/        what the shim wants to keep over a reboot
+//!     checkpoint/                 what the task is restored from, if it came as content
 //! ```
 //! Whatever else is there belongs to the shim.
 #![forbid(unsafe_code)]
@@ -49,7 +50,9 @@ mod types;
 pub use config::Config;
 pub use deadlines::Deadlines;
 pub use events::EventService;
-pub use manager::{Leftover, LeftoverKind, Manager};
+pub use manager::{
+    Leftover, LeftoverKind, Manager, ShimProcess, ShimStatus, UpgradeOptions, UpgradeOutcome,
+};
 pub use types::{
     CreateOptions, ExecOptions, Exit, Io, ProcessInfo, State, Status, UNKNOWN_EXIT_STATUS,
 };

@@ -122,6 +122,11 @@ impl Shim {
         self.connection.close();
     }
 
+    /// The connection, for what is asked beside the task service.
+    pub(crate) fn connection(&self) -> &Client {
+        &self.connection
+    }
+
     /// The task service in the version that the shim speaks.
     pub(crate) fn tasks(&self) -> TaskClient {
         let v3 = self.speaks_v3.load(Ordering::Relaxed);

@@ -86,6 +86,9 @@ pub struct CreateOptions {
     pub io: Io,
     /// Directory of a checkpoint to restore from; empty for none.
     pub checkpoint: String,
+    /// The checkpoint's directory is the task's from now on: it is moved to where the task keeps
+    /// its files, and goes with it. A shim reads it no sooner than the task is started.
+    pub take_checkpoint: bool,
     /// The runtime's name (`io.containerd.runc.v2`) or the absolute path of a shim.
     pub runtime: String,
     /// Options of the container record; also given to the shim when it starts.

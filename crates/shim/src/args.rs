@@ -13,6 +13,8 @@ pub enum Action {
     Delete,
     /// Serve on the socket that is standard input: how `start`, and our daemon directly, run it.
     Serve,
+    /// Take over from the program before this one in this process, or say whether that would do.
+    TakeOver,
     /// Print the version (`-v`).
     Version,
     /// Print a `RuntimeInfo` (`-info`).
@@ -38,6 +40,10 @@ pub struct Args {
     pub socket: String,
     /// `-debug`: log more.
     pub debug: bool,
+    /// `-state-fd`: the descriptor with the state to take over.
+    pub state_fd: String,
+    /// `-check`: only say whether the state on standard input can be taken over.
+    pub check: bool,
 }
 
 impl Args {
@@ -60,6 +66,7 @@ impl Args {
             };
             match name {
                 "debug" => out.debug = truth(inline.as_deref()),
+                "check" => out.check = truth(inline.as_deref()),
                 "v" | "version" => out.action = Some(Action::Version),
                 "info" => out.action = Some(Action::Info),
                 _ => {
@@ -73,6 +80,25 @@ impl Args {
         Ok(out)
     }
 
+    /// The flags that a program serves by, as arguments.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (name, value) in [
+            ("-namespace", &self.namespace),
+            ("-id", &self.id),
+            ("-address", &self.address),
+            ("-publish-binary", &self.publish_binary),
+        ] {
+            if !value.is_empty() {
+                out.extend([name.to_owned(), value.clone()]);
+            }
+        }
+        if self.debug {
+            out.push("-debug".to_owned());
+        }
+        out
+    }
+
     fn text_flag(&mut self, name: &str) -> Option<&mut String> {
         Some(match name {
             "namespace" => &mut self.namespace,
@@ -81,6 +107,7 @@ impl Args {
             "publish-binary" => &mut self.publish_binary,
             "bundle" => &mut self.bundle,
             "socket" => &mut self.socket,
+            "state-fd" => &mut self.state_fd,
             _ => return None,
         })
     }
@@ -91,6 +118,7 @@ fn action(word: &str) -> Result<Action> {
         "start" => Ok(Action::Start),
         "delete" => Ok(Action::Delete),
         "serve" => Ok(Action::Serve),
+        "takeover" => Ok(Action::TakeOver),
         other => Err(Error::invalid_argument(format!("shim: unknown action {other:?}"))),
     }
 }
@@ -115,6 +143,12 @@ mod tests {
         assert_eq!(go, gnu);
         assert_eq!(go.action, Some(Action::Start));
         assert!(go.debug);
+    }
+
+    #[test]
+    fn flags_are_read_back() {
+        let args = parse("-namespace ns -address /a -id x -debug").expect("parses");
+        assert_eq!(Args::parse(args.flags()).expect("parses"), args);
     }
 
     #[test]

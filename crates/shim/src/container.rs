@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_errdefs::{Error, Result};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::engine::Engine;
 use crate::fd;
 use crate::process::{Process, Stage};
+use crate::reaper::Reaper;
+use crate::upgrade::fds::{Incoming, Outgoing};
+use crate::upgrade::state::ContainerState;
 
 /// A fork bomb outside a pid namespace of its own is shot at this often before the runtime, which
 /// freezes it first, is asked.
@@ -37,7 +41,7 @@ pub(crate) struct Container {
 }
 
 /// Fixed at create.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Owner of stdio pipes.
     pub io_uid: u32,
@@ -128,6 +132,13 @@ impl Container {
         self.execs().values().cloned().collect()
     }
 
+    /// Its init and every exec.
+    pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
+        let mut all = self.execs_now();
+        all.push(self.init.clone());
+        all
+    }
+
     /// Finds the cgroups of the init and starts to watch for kills for memory.
     pub(crate) fn find_cgroup(&self) {
         match Cgroup::of(self.init.pid()) {
@@ -137,6 +148,43 @@ impl Container {
             }
             Err(err) => crate::log::warning!("container {}: cgroups: {err}", self.id),
         }
+    }
+
+    /// What the next program needs to go on with it.
+    ///
+    /// # Errors
+    /// A descriptor's.
+    pub(crate) fn carry(&self, fds: Outgoing) -> Result<ContainerState> {
+        let kernel = self.kernel();
+        let execs = self.execs_now();
+        Ok(ContainerState {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            settings: self.settings.clone(),
+            cgroup: kernel.cgroup.clone(),
+            kills_seen: kernel.oom.as_ref().map(|oom| oom.reported()),
+            init: self.init.carry(fds)?,
+            execs: execs.iter().map(|exec| exec.carry(fds)).collect::<Result<_>>()?,
+        })
+    }
+
+    /// One of the program before this one, with the `engine` of its runtime.
+    pub(crate) fn resume(
+        state: ContainerState,
+        engine: Arc<dyn Engine>,
+        fds: &mut Incoming,
+        reaper: &Arc<Reaper>,
+    ) -> Self {
+        let init = Process::resume(state.init, fds, reaper);
+        let container = Self::new(state.id, state.bundle, engine, init, state.settings);
+        let execs = state.execs.into_iter().map(|exec| Process::resume(exec, fds, reaper));
+        let execs = execs.map(|exec| (exec.exec_id.clone(), Arc::new(exec)));
+        container.execs().extend(execs);
+        let watched = state.cgroup.as_ref().zip(state.kills_seen);
+        let oom = watched.and_then(|(cgroup, seen)| OomWatch::resume(cgroup, seen));
+        let oom = oom.map(Arc::new);
+        *container.kernel() = Kernel { cgroup: state.cgroup, oom, oom_task: None };
+        container
     }
 
     /// Its cgroups.

@@ -58,6 +58,8 @@ pub(crate) struct Events {
     queue: Mutex<Queue>,
     added: Notify,
     emptied: Notify,
+    /// Told when an event was sent, or was not.
+    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,10 @@ struct Queue {
     waiting: VecDeque<Envelope>,
     /// How many have left the front: tells whether the front is still the one being sent.
     gone: u64,
+    /// Nothing more is sent.
+    held: bool,
+    /// The front is being sent.
+    sending: bool,
 }
 
 impl Events {
@@ -75,6 +81,7 @@ impl Events {
             queue: Mutex::default(),
             added: Notify::new(),
             emptied: Notify::new(),
+            settled: Notify::new(),
         })
     }
 
@@ -112,22 +119,72 @@ impl Events {
         }
     }
 
+    /// Stops sending; resolves when the event that is being sent is sent, or was refused.
+    pub(crate) async fn hold(&self) {
+        self.lock().held = true;
+        loop {
+            let settled = self.settled.notified();
+            if !self.lock().sending {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Sends again.
+    pub(crate) fn release(&self) {
+        self.lock().held = false;
+        self.added.notify_one();
+    }
+
+    /// What was not sent, encoded.
+    pub(crate) fn carry(&self) -> Vec<Vec<u8>> {
+        self.lock().waiting.iter().map(prost::Message::encode_to_vec).collect()
+    }
+
+    /// Takes up what the program before this one has not sent.
+    pub(crate) fn resume(&self, events: &[Vec<u8>]) {
+        let mut queue = self.lock();
+        for event in events {
+            match Envelope::decode(event.as_slice()) {
+                Ok(event) => queue.waiting.push_back(event),
+                Err(err) => warning!("an event of the last program: {err}"),
+            }
+        }
+    }
+
+    /// The event to send next.
+    fn front(&self) -> Option<(u64, Envelope)> {
+        let mut queue = self.lock();
+        let front = queue.waiting.front().filter(|_| !queue.held).cloned();
+        queue.sending = front.is_some();
+        front.map(|event| (queue.gone, event))
+    }
+
+    /// Notes that the event `at` was sent, or that it was not.
+    fn sent(&self, at: u64, gone: bool) {
+        let mut queue = self.lock();
+        queue.sending = false;
+        if gone && queue.gone == at {
+            queue.pop();
+        }
+        drop(queue);
+        self.settled.notify_waiters();
+    }
+
     /// Sends events for as long as the process lives.
     pub(crate) async fn run(self: Arc<Self>, route: Route, reaper: Arc<Reaper>) {
         let mut sender = Sender { route, client: None, reaper };
         let mut pause = RETRY_FIRST;
         loop {
-            let front = {
-                let queue = self.lock();
-                queue.waiting.front().map(|event| (queue.gone, event.clone()))
-            };
-            let Some((at, event)) = front else {
+            let Some((at, event)) = self.front() else {
                 self.emptied.notify_waiters();
                 self.added.notified().await;
                 continue;
             };
             match sender.send(&event).await {
                 Err(err) if is_passing(&err) => {
+                    self.sent(at, false);
                     crate::log::debugging!("event {}: {err}", event.topic);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_LAST);
@@ -137,10 +194,7 @@ impl Events {
                 Ok(()) => {}
             }
             pause = RETRY_FIRST;
-            let mut queue = self.lock();
-            if queue.gone == at {
-                queue.pop();
-            }
+            self.sent(at, true);
         }
     }
 

@@ -99,6 +99,12 @@ pub(crate) fn signal_pid(pid: u32, number: Signal) -> Result<bool> {
     }
 }
 
+/// A child that is not reaped.
+pub(crate) fn process(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
 /// Kills a child where failing changes nothing.
 pub(crate) fn kill(pid: u32) {
     if let Err(err) = signal_pid(pid, Signal::KILL) {

@@ -5,6 +5,8 @@
 //! - `delete`: cleans up after a shim that died;
 //! - `-info`, `-v`: tells about itself and the runtime.
 //!
+//! One shim executes the next (`takeover`): a live upgrade, see [`upgrade`](self).
+//!
 //! The **serving process** answers the task service over ttrpc until its last container is deleted
 //! and it is told to shut down. It has one thread at rest, keeps its facts in the bundle
 //! ([`state`]), makes containers through one seam ([`engine`]) and follows them by their exits
@@ -19,6 +21,7 @@ mod args;
 mod blocking;
 mod bootstrap;
 mod cgroup;
+mod checkpoint;
 mod cleanup;
 mod clock;
 mod container;
@@ -37,6 +40,7 @@ mod spec;
 pub mod state;
 mod stdio;
 mod task;
+mod upgrade;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -73,6 +77,8 @@ fn run(slots: stdio::Slots) -> Result<Vec<u8>> {
         Some(Action::Info) => info::runtime(),
         Some(Action::Start) => bootstrap::start(&args),
         Some(Action::Delete) => cleanup::delete(&args),
+        Some(Action::TakeOver) if args.check => upgrade::check(),
+        Some(Action::TakeOver) => serve::take_over(&args, slots).map(|()| Vec::new()),
         Some(Action::Serve) | None => serve::serve(&args, slots).map(|()| Vec::new()),
     }
 }

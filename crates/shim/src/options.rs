@@ -6,6 +6,7 @@ use gantry_api::Payload as _;
 use gantry_api::containerd::linux::runc as runctypes;
 use gantry_api::containerd::runc::v1 as runc;
 use gantry_errdefs::{Error, Result};
+use prost::Message as _;
 use prost_types::Any;
 
 use crate::engine::{Checkpoint, RuncConfig};
@@ -39,6 +40,15 @@ pub(crate) struct Options {
     pub criu_image: String,
     /// Work files of criu.
     pub criu_work: String,
+    /// The criu to use.
+    pub criu: String,
+}
+
+/// The one field of 1.x's `containerd.runc.v1.Options` that later versions have dropped.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct OldField {
+    #[prost(string, tag = "8")]
+    criu_path: String,
 }
 
 impl Options {
@@ -51,7 +61,9 @@ impl Options {
             return Ok(Self::default());
         };
         if let Some(options) = any.unpack::<runc::Options>()? {
-            return Ok(options.into());
+            // It decodes: the rest of the message just has.
+            let old = OldField::decode(any.value.as_slice()).unwrap_or_default();
+            return Ok(Self { criu: old.criu_path, ..options.into() });
         }
         if let Some(options) = any.unpack::<runctypes::CreateOptions>()? {
             return Ok(options.into());
@@ -79,6 +91,7 @@ impl Options {
             binary: or(&self.binary, RUNTIME),
             root: or(&self.root, RUNTIME_ROOT),
             systemd_cgroup: self.systemd_cgroup,
+            criu: self.criu.clone(),
         }
     }
 }
@@ -90,6 +103,7 @@ pub(crate) fn runtime(saved: &TaskOptions, namespace: &str, bundle: &Path) -> Ru
         root: Path::new(&saved.root).join(namespace),
         systemd_cgroup: saved.systemd_cgroup,
         log: bundle.join("log.json"),
+        criu: saved.criu.clone().into(),
     }
 }
 
@@ -106,6 +120,7 @@ impl From<runc::Options> for Options {
             shim_cgroup: options.shim_cgroup,
             criu_image: options.criu_image_path,
             criu_work: options.criu_work_path,
+            criu: String::new(),
         }
     }
 }
@@ -131,6 +146,7 @@ impl From<runctypes::RuncOptions> for Options {
             binary: options.runtime,
             root: options.runtime_root,
             systemd_cgroup: options.systemd_cgroup,
+            criu: options.criu_path,
             ..Self::default()
         }
     }

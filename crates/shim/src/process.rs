@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_api::containerd::v1::types::Status;
 use gantry_errdefs::{Error, Result};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::engine::Spawned;
 use crate::fd;
-use crate::reaper::{Exit, Exited};
+use crate::reaper::{Exit, Exited, Reaper};
 use crate::stdio::{Io, Streams};
+use crate::upgrade::fds::{Incoming, Outgoing};
+use crate::upgrade::state::ProcessState;
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stage {
     /// Not started: an init that waits, or an exec that is only known.
     Created,
@@ -84,6 +87,12 @@ struct Inner {
     input_closed: bool,
 }
 
+impl Inner {
+    fn is_alive(&self) -> bool {
+        self.pid != 0 && self.exit.is_none()
+    }
+}
+
 impl Process {
     /// A process that does not run yet.
     pub(crate) fn new(exec_id: String, streams: Streams, spec: Vec<u8>) -> Self {
@@ -104,6 +113,49 @@ impl Process {
             inner: Mutex::new(inner),
             stopped: Notify::new(),
         }
+    }
+
+    /// What the next program needs to go on with it.
+    ///
+    /// # Errors
+    /// A descriptor's.
+    pub(crate) fn carry(&self, fds: Outgoing) -> Result<ProcessState> {
+        let inner = self.lock();
+        Ok(ProcessState {
+            exec_id: self.exec_id.clone(),
+            streams: self.streams.clone(),
+            spec: self.spec.clone(),
+            stage: inner.stage,
+            pid: inner.pid,
+            exit: inner.exit,
+            input_closed: inner.input_closed,
+            io: inner.io.carry(fds)?,
+        })
+    }
+
+    /// One of the program before this one. Streams that cannot be taken up are lost, with a
+    /// warning: the process is not.
+    pub(crate) fn resume(state: ProcessState, fds: &mut Incoming, reaper: &Arc<Reaper>) -> Self {
+        let io = Io::resume(state.io, fds, reaper).unwrap_or_else(|err| {
+            crate::log::warning!("pid {}: streams: {err}", state.pid);
+            Io::default()
+        });
+        let process = Self::new(state.exec_id, state.streams, state.spec);
+        let mut inner = process.lock();
+        inner.stage = state.stage;
+        inner.pid = state.pid;
+        inner.exit = state.exit;
+        inner.input_closed = state.input_closed;
+        inner.io = Arc::new(io);
+        // Nobody has reaped it, so the number is still its own.
+        inner.pidfd = inner.is_alive().then(|| fd::process(state.pid)).flatten();
+        drop(inner);
+        process
+    }
+
+    /// Whether it has begun and not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.lock().is_alive()
     }
 
     /// Takes over what the engine made; returns what tells the exit.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -25,7 +26,7 @@ use tokio::sync::oneshot;
 const STRAYS_MAX: usize = 256;
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// The exit code, or 128 + the signal.
     pub status: u32,
@@ -44,6 +45,8 @@ pub struct Reaper {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Exits stay with the kernel.
+    held: bool,
     known: HashMap<u32, oneshot::Sender<Exit>>,
     adoptions: usize,
     strays: Vec<(u32, Exit)>,
@@ -88,7 +91,27 @@ impl Reaper {
         }
     }
 
+    /// Leaves exits to the kernel from now on: none is told.
+    pub(crate) fn hold(&self) {
+        self.lock().held = true;
+    }
+
+    /// Tells exits again, also those since [`Reaper::hold`].
+    pub(crate) fn release(&self) {
+        self.lock().held = false;
+        self.reap();
+    }
+
+    /// Watches a child that the program before this one in this process has had; call it before
+    /// [`Reaper::run`] does anything.
+    pub(crate) fn resume(&self, pid: u32) -> Exited {
+        self.lock().watch(pid)
+    }
+
     fn reap(&self) {
+        if self.lock().held {
+            return;
+        }
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => self.note(pid, status),

@@ -14,6 +14,7 @@ use gantry_api::containerd::runtime::sandbox::v1::sandbox_ttrpc::Sandbox;
 use gantry_api::containerd::types::{Metric, Platform};
 use gantry_errdefs::{Class, Error, Result};
 use gantry_ttrpc::Context;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::timestamp;
@@ -27,8 +28,9 @@ pub(crate) struct SandboxService {
     ended: Notify,
 }
 
-#[derive(Clone, Debug)]
-struct Pod {
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pod {
     id: String,
     created_at: SystemTime,
     started: bool,
@@ -39,6 +41,17 @@ impl SandboxService {
     /// A shim that is no sandbox yet.
     pub(crate) fn new(shim: Arc<Shim>) -> Arc<Self> {
         Arc::new(Self { shim, pod: Mutex::default(), ended: Notify::new() })
+    }
+
+    /// What the next program needs to go on with it.
+    pub(crate) fn carry(&self) -> Option<Pod> {
+        self.pod().clone()
+    }
+
+    /// Goes on with the pod of the program before this one.
+    pub(crate) fn resume(&self, pod: Option<Pod>) {
+        self.shim.set_sandboxed(pod.is_some());
+        *self.pod() = pod;
     }
 
     fn pod(&self) -> MutexGuard<'_, Option<Pod>> {

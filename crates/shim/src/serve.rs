@@ -6,18 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_api::containerd::runtime::sandbox::v1::sandbox_ttrpc::SandboxServer;
+use gantry_api::gantry::shim::v1::shim_ttrpc::ShimServer;
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_ttrpc::Server;
+use gantry_ttrpc::{Carried, Handover, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
 use crate::events::{Events, Route};
+use crate::fd;
 use crate::log::warning;
 use crate::reaper::Reaper;
 use crate::sandbox::SandboxService;
 use crate::state::{ShimRecord, VERSION};
 use crate::stdio::Slots;
 use crate::task::{Named, Shim};
+use crate::upgrade::fds::Incoming;
+use crate::upgrade::state::State;
+use crate::upgrade::{self, UpgradeService};
 
 /// Serves until the last container is gone and the shim is told to end. Standard input is the
 /// listening socket; the working directory is the bundle.
@@ -27,6 +32,21 @@ use crate::task::{Named, Shim};
 pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
     crate::log::open(Path::new("."), args.debug);
     let listener = take_listener()?;
+    run(args, slots, listener, None)
+}
+
+/// As [`serve`], from where the program before this one in this process was.
+///
+/// # Errors
+/// Its state cannot be read, or the process cannot be set up.
+pub(crate) fn take_over(args: &Args, slots: Slots) -> Result<()> {
+    crate::log::open(Path::new("."), args.debug);
+    let state = upgrade::receive(args)?;
+    let listener = UnixListener::from(Incoming::owned(state.listener)?);
+    run(args, slots, listener, Some(state))
+}
+
+fn run(args: &Args, slots: Slots, listener: UnixListener, state: Option<State>) -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(std::io::Error::from)
         .context(|| "child subreaper")?;
@@ -35,25 +55,42 @@ pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "runtime")?;
     let route = route(args, ttrpc_address);
-    runtime.block_on(serve_on(listener, args.namespace.clone(), route, slots))
+    runtime.block_on(serve_on(args, route, slots, listener, state))
 }
 
 async fn serve_on(
-    listener: UnixListener,
-    namespace: String,
+    args: &Args,
     route: Route,
     slots: Slots,
+    listener: UnixListener,
+    state: Option<State>,
 ) -> Result<()> {
     let path = bound_path(&listener);
     let reaper = Reaper::new();
+    let events = Events::new(&args.namespace);
+    let shim = Shim::new(args.namespace.clone(), reaper.clone(), events.clone(), slots);
+    let pod = SandboxService::new(shim.clone());
+    let (carried, came_from) = match state {
+        Some(state) => resume(state, &shim, &pod),
+        None => (Vec::new(), None),
+    };
     let reaping = tokio::spawn(reaper.clone().run());
-    let events = Events::new(&namespace);
-    tokio::spawn(events.clone().run(route, reaper.clone()));
-    let shim = Shim::new(namespace, reaper, events, slots);
+    tokio::spawn(events.run(route, reaper));
     heed_signals(&shim);
-    let pod = SandboxServer::new(SandboxService::new(shim.clone()));
+    gantry_sys::exec::unblock_signals();
+    let handover = Handover::new(upgrade::repeats);
+    let parts = upgrade::Parts {
+        args: args.clone(),
+        shim: shim.clone(),
+        pod: pod.clone(),
+        handover: handover.clone(),
+        listener: fd::duplicate(&listener)?,
+    };
+    let upgrades = ShimServer::new(UpgradeService::new(parts, came_from));
     let [version_2, version_3] = Named::both(&shim);
-    let server = Server::builder().service(version_2).service(version_3).service(pod).build();
+    let server = Server::builder().service(version_2).service(version_3);
+    let server = server.service(SandboxServer::new(pod)).service(upgrades);
+    let server = server.handover(handover).build();
     listener.set_nonblocking(true).context(|| "listener")?;
     let listener = tokio::net::UnixListener::from_std(listener).context(|| "listener")?;
     let stop = async {
@@ -68,9 +105,30 @@ async fn serve_on(
             let _ = std::fs::remove_file(path);
         }
     };
-    server.serve(listener, stop).await;
+    server.serve_on(listener, carried, stop).await;
     shim.finish().await;
     Ok(())
+}
+
+/// Goes on where the program before this one was. Returns its connections, and the request that
+/// led here with the version of that program.
+fn resume(
+    state: State,
+    shim: &Arc<Shim>,
+    pod: &SandboxService,
+) -> (Vec<Carried>, Option<(String, String)>) {
+    shim.events.resume(&state.events);
+    shim.resume(state.containers);
+    pod.resume(state.pod);
+    let mut carried = Vec::new();
+    for connection in state.connections {
+        match Incoming::owned(connection.socket) {
+            Ok(socket) => carried.push(Carried { socket, input: connection.input }),
+            Err(err) => warning!("a connection: {err}"),
+        }
+    }
+    warning!("took over from version {}", state.binary_version);
+    (carried, Some((state.token, state.binary_version)))
 }
 
 /// Takes the listening socket from standard input, and leaves nothing there.

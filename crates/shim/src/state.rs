@@ -139,6 +139,9 @@ pub struct TaskOptions {
     pub root: String,
     /// Cgroups through systemd.
     pub systemd_cgroup: bool,
+    /// The criu that the runtime is to use; empty for the one on PATH.
+    #[serde(default)]
+    pub criu: String,
 }
 
 impl TaskOptions {

@@ -5,6 +5,7 @@
 //! and not wrapped again. One file per topic; every unsafe block says why it is sound.
 
 pub mod durable;
+pub mod exec;
 pub mod loopdev;
 pub mod mountattr;
 pub mod thread;

@@ -54,6 +54,16 @@ impl Header {
             flags: bytes.get_u8(),
         }
     }
+
+    /// The frame of this header and `payload`, as it came in.
+    pub(crate) fn with(self, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
+        bytes.extend_from_slice(&self.length.to_be_bytes());
+        bytes.extend_from_slice(&self.stream.to_be_bytes());
+        bytes.extend_from_slice(&[self.kind, self.flags]);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
 }
 
 /// What comes in.
@@ -106,6 +116,16 @@ impl Outgoing {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    pub(crate) fn stream(&self) -> u32 {
+        Header::parse(&self.0[..HEADER_BYTES]).stream
+    }
+
+    /// Whether nothing follows on its stream.
+    pub(crate) fn is_last(&self) -> bool {
+        let header = Header::parse(&self.0[..HEADER_BYTES]);
+        header.kind == RESPONSE || header.flags & REMOTE_CLOSED != 0
+    }
 }
 
 /// The error for a message of `length` bytes.
@@ -119,18 +139,32 @@ pub(crate) fn too_large(length: usize) -> Error {
 pub(crate) struct FrameReader<R> {
     inner: R,
     buffer: BytesMut,
+    /// A frame that is being thrown away, and how much of it is still to come.
+    discarding: Option<(Header, usize)>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, buffer: BytesMut::new() }
+        Self::resume(inner, &[])
     }
 
-    /// The next frame; none at a clean end, which is between two frames.
-    ///
-    /// Not cancel safe while an oversized frame is thrown away; callers that cancel end the
-    /// connection anyway.
+    /// Reads `input` first.
+    pub(crate) fn resume(inner: R, input: &[u8]) -> Self {
+        Self { inner, buffer: BytesMut::from(input), discarding: None }
+    }
+
+    /// What was read and is not part of a frame that was returned. None when that cannot be told,
+    /// as some of it was thrown away.
+    pub(crate) fn rest(&self) -> Option<&[u8]> {
+        self.discarding.is_none().then_some(&self.buffer)
+    }
+
+    /// The next frame; none at a clean end, which is between two frames. Cancel safe.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Incoming>> {
+        if let Some((header, _)) = self.discarding {
+            self.discard().await?;
+            return Ok(Some(Incoming::Oversized(header)));
+        }
         while self.buffer.len() < HEADER_BYTES {
             if self.fill().await? == 0 {
                 if self.buffer.is_empty() {
@@ -143,7 +177,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let length = header.length as usize;
         if length > FRAME_BYTES_MAX {
             self.buffer.advance(HEADER_BYTES);
-            self.discard(length).await?;
+            self.discarding = Some((header, length));
+            self.discard().await?;
             return Ok(Some(Incoming::Oversized(header)));
         }
         // Space is made as bytes arrive, never for what a header merely claims.
@@ -166,17 +201,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.inner.read_buf(&mut self.buffer).await
     }
 
-    async fn discard(&mut self, mut left: usize) -> io::Result<()> {
-        loop {
-            let here = left.min(self.buffer.len());
+    async fn discard(&mut self) -> io::Result<()> {
+        while let Some((_, left)) = &mut self.discarding {
+            let here = (*left).min(self.buffer.len());
             self.buffer.advance(here);
-            left -= here;
-            if left == 0 {
-                return Ok(());
-            }
-            if self.fill().await? == 0 {
+            *left -= here;
+            if *left == 0 {
+                self.discarding = None;
+            } else if self.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use bytes::Bytes;
 use gantry_errdefs::{Error, Result};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::frame::{
     self, DATA, FrameReader, Header, Incoming, NO_DATA, Outgoing, REMOTE_CLOSED, REQUEST, RESPONSE,
 };
+use crate::handover::{Carried, Handover, Line, Registered};
 use crate::message::{Request, Response};
 use crate::stream::{self, Feed, Item, Stream};
 use crate::writer::Writer;
@@ -41,17 +43,19 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 pub struct Server {
     services: Arc<HashMap<&'static str, Arc<dyn Service>>>,
     connections_max: usize,
+    handover: Option<Handover>,
 }
 
 /// Collects the services of a [`Server`].
 pub struct ServerBuilder {
     services: HashMap<&'static str, Arc<dyn Service>>,
     connections_max: usize,
+    handover: Option<Handover>,
 }
 
 impl Default for ServerBuilder {
     fn default() -> Self {
-        Self { services: HashMap::new(), connections_max: CONNECTIONS_MAX }
+        Self { services: HashMap::new(), connections_max: CONNECTIONS_MAX, handover: None }
     }
 }
 
@@ -70,9 +74,17 @@ impl ServerBuilder {
         self
     }
 
+    /// Keeps what `handover` needs of the connections of [`Server::serve`].
+    #[must_use]
+    pub fn handover(mut self, handover: Handover) -> Self {
+        self.handover = Some(handover);
+        self
+    }
+
     /// The server.
     pub fn build(self) -> Server {
-        Server { services: Arc::new(self.services), connections_max: self.connections_max }
+        let Self { services, connections_max, handover } = self;
+        Server { services: Arc::new(services), connections_max, handover }
     }
 }
 
@@ -85,9 +97,26 @@ impl Server {
     /// Accepts and serves connections until `stop` resolves; then no more are accepted, running
     /// calls have two seconds to answer, and all connections close.
     pub async fn serve(&self, listener: UnixListener, stop: impl Future<Output = ()>) {
+        self.serve_on(listener, Vec::new(), stop).await;
+    }
+
+    /// As [`Server::serve`], going on with the connections of the program before this one.
+    pub async fn serve_on(
+        &self,
+        listener: UnixListener,
+        carried: Vec<Carried>,
+        stop: impl Future<Output = ()>,
+    ) {
         let (stopping, stopped) = watch::channel(());
         let room = Arc::new(Semaphore::new(self.connections_max));
         let mut connections = JoinSet::new();
+        for Carried { socket, input } in carried {
+            let socket = std::os::unix::net::UnixStream::from(socket);
+            match socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket)) {
+                Ok(socket) => self.spawn(&mut connections, socket, input, None, &stopped),
+                Err(err) => tracing::warn!(%err, "ttrpc: a connection of the last program"),
+            }
+        }
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -96,16 +125,31 @@ impl Server {
                 // Ended connections leave the set, so that it does not grow.
                 Some(_) = connections.join_next() => continue,
             };
-            let server = self.clone();
-            let stopped = stopped.clone();
-            connections.spawn(async move {
-                let (socket, _room) = accepted;
-                server.run(socket, stopped).await;
-            });
+            let (socket, room) = accepted;
+            self.spawn(&mut connections, socket, Vec::new(), Some(room), &stopped);
         }
         drop(listener);
         drop(stopping);
         while connections.join_next().await.is_some() {}
+    }
+
+    fn spawn(
+        &self,
+        connections: &mut JoinSet<()>,
+        socket: UnixStream,
+        input: Vec<u8>,
+        room: Option<OwnedSemaphorePermit>,
+        stopped: &watch::Receiver<()>,
+    ) {
+        let registered = self.handover.as_ref().and_then(|handover| {
+            let copy = socket.as_fd().try_clone_to_owned();
+            copy.map(|copy| handover.add(copy)).ok()
+        });
+        let (server, stopped) = (self.clone(), stopped.clone());
+        connections.spawn(async move {
+            let _room = room;
+            server.run(socket, &input, registered, stopped).await;
+        });
     }
 
     /// Serves one connection to its end.
@@ -114,19 +158,25 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (_running, stopped) = watch::channel(());
-        self.run(socket, stopped).await;
+        self.run(socket, &[], None, stopped).await;
     }
 
-    async fn run<S>(&self, socket: S, mut stopped: watch::Receiver<()>)
-    where
+    async fn run<S>(
+        &self,
+        socket: S,
+        input: &[u8],
+        handover: Option<Registered>,
+        mut stopped: watch::Receiver<()>,
+    ) where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (read, write) = tokio::io::split(socket);
-        let (writer, writing) = Writer::spawn(write);
+        let (writer, writing) = Writer::spawn_on(write, handover.as_ref().map(Registered::line));
         let (alive, connection) = watch::channel(());
-        let mut frames = FrameReader::new(read);
+        let mut frames = FrameReader::resume(read, input);
         let mut calls = Connection {
             services: Arc::clone(&self.services),
+            handover,
             writer: writer.clone(),
             connection,
             room: Arc::new(Semaphore::new(CALLS_PER_CONNECTION_MAX)),
@@ -138,6 +188,13 @@ impl Server {
                 incoming = frames.next() => incoming,
                 () = writer.closed() => break,
                 _ = stopped.changed() => break,
+                () = calls.held() => {
+                    tokio::select! {
+                        () = calls.park(frames.rest()) => continue,
+                        () = writer.closed() => break,
+                        _ = stopped.changed() => break,
+                    }
+                }
             };
             let incoming = match incoming {
                 Ok(Some(incoming)) => incoming,
@@ -187,6 +244,7 @@ async fn accept(
 /// The calls of one connection.
 struct Connection {
     services: Arc<HashMap<&'static str, Arc<dyn Service>>>,
+    handover: Option<Registered>,
     writer: Writer,
     /// Handed to handlers, which learn from it that the connection is gone.
     connection: watch::Receiver<()>,
@@ -198,6 +256,21 @@ struct Connection {
 }
 
 impl Connection {
+    /// Resolves when nothing more is to be read.
+    async fn held(&self) {
+        match &self.handover {
+            Some(handover) => handover.held().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until reading may go on.
+    async fn park(&self, rest: Option<&[u8]>) {
+        if let Some(handover) = &self.handover {
+            handover.park(rest).await;
+        }
+    }
+
     async fn handle(&mut self, incoming: Incoming) {
         let (header, payload) = match incoming {
             Incoming::Frame(header, payload) => (header, payload),
@@ -226,6 +299,7 @@ impl Connection {
             return Err(Error::invalid_argument(format!("stream id {id}: used already")));
         }
         self.last = id;
+        let raw = payload.clone();
         let request = Request::decode(payload)
             .map_err(|e| Error::invalid_argument(format!("request: {e}")).with_source(e))?;
         let Some(service) = self.services.get(request.service.as_str()) else {
@@ -242,8 +316,14 @@ impl Connection {
             metadata: request.metadata.into_iter().map(|p| (p.key, p.value)).collect(),
             connection: Some(self.connection.clone()),
         };
-        let answer = Answer { writer: Some(self.writer.clone()), id, _room: room };
-        if let Some(open) = service.stream(&request.method, &ctx) {
+        let line = self.handover.as_ref().map(Registered::line);
+        let answer = Answer { writer: Some(self.writer.clone()), line, id, _room: room };
+        let open = service.stream(&request.method, &ctx);
+        if let Some(handover) = &self.handover {
+            let target = (request.service.as_str(), request.method.as_str());
+            handover.called(header, &raw, open.is_none().then_some(target));
+        }
+        if let Some(open) = open {
             let (stream, feed) = Stream::new(id, self.writer.clone());
             if !request.payload.is_empty() {
                 // The queue is empty and has room for the first message.
@@ -289,6 +369,9 @@ impl Connection {
     async fn refuse(&self, id: u32, err: &Error) {
         let frame = Outgoing::message(id, RESPONSE, 0, &Response::err(err))
             .expect("an error text is small");
+        if let Some(handover) = &self.handover {
+            handover.line().answering(id);
+        }
         // A connection that is gone ends in the loop above.
         let _ = self.writer.send(frame).await;
     }
@@ -312,6 +395,7 @@ impl Connection {
 /// Sends the answer of one call; a handler that panics is answered for.
 struct Answer {
     writer: Option<Writer>,
+    line: Option<Arc<Line>>,
     id: u32,
     _room: OwnedSemaphorePermit,
 }
@@ -324,6 +408,7 @@ impl Answer {
             Some(last) => self.send(last).await,
             None => {
                 let Some(writer) = self.writer.take() else { return };
+                self.answering();
                 let _ = writer.send(Outgoing::flags(self.id, REMOTE_CLOSED | NO_DATA)).await;
             }
         }
@@ -338,6 +423,7 @@ impl Answer {
             Outgoing::message(self.id, RESPONSE, 0, &Response::err(&err.context("answer")))
         });
         let Some(writer) = self.writer.take() else { return };
+        self.answering();
         if let Ok(frame) = frame {
             // A caller that is gone needs no answer.
             let _ = writer.send(frame).await;
@@ -345,9 +431,18 @@ impl Answer {
     }
 }
 
+impl Answer {
+    fn answering(&self) {
+        if let Some(line) = &self.line {
+            line.answering(self.id);
+        }
+    }
+}
+
 impl Drop for Answer {
     fn drop(&mut self) {
         let Some(writer) = self.writer.take() else { return };
+        self.answering();
         let response = Response::err(&Error::internal("handler: panicked"));
         if let Ok(frame) = Outgoing::message(self.id, RESPONSE, 0, &response) {
             writer.send_now(frame);

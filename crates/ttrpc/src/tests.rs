@@ -13,8 +13,8 @@ use crate::frame::{DATA, FrameReader, Incoming, NO_DATA, Outgoing, REMOTE_CLOSED
 use crate::message::{KeyValue, Request, Response};
 use crate::service::Open;
 use crate::{
-    Client, Context, Error, FRAME_BYTES_MAX, Reply, Result, Server, Service, Stream, reply,
-    unknown_method,
+    Client, Context, Error, FRAME_BYTES_MAX, Handover, Reply, Result, Server, Service, Stream,
+    reply, unknown_method,
 };
 
 const SERVICE: &str = "test.v1.Echo";
@@ -459,6 +459,76 @@ async fn a_socket_is_served_until_told_to_stop() {
     client.closed().await;
     drop(dir);
     assert!(Client::connect(&address).expect_err("gone").is_unavailable());
+}
+
+/// One program hands over to the next: calls without an answer are made again, half a frame is
+/// gone on with, and clients notice nothing.
+#[tokio::test]
+async fn connections_are_handed_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let address = dir.path().join("s").to_string_lossy().into_owned();
+    let listener = std::os::unix::net::UnixListener::bind(&address).expect("listens");
+    listener.set_nonblocking(true).expect("set");
+    let handover = Handover::new(|service, method| service == SERVICE && method == "Sleep");
+    let server = Server::builder().service(Echo::default()).handover(handover.clone()).build();
+    // On a runtime of its own: what ends it at once, as an exec does, is dropping that.
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let serving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let listener = UnixListener::from_std(listener).expect("tokio");
+            tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
+            drop(ended.await);
+        });
+    });
+
+    let client = Client::connect(&address).expect("connects");
+    assert_eq!(call(&client, "Echo", "one").await.expect("answered"), "one");
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { call(&client, "Sleep", "1000").await }
+    });
+    let mut raw = tokio::net::UnixStream::connect(&address).await.expect("connects");
+    let request = Request {
+        service: SERVICE.to_owned(),
+        method: "Echo".to_owned(),
+        payload: text("half").encode_to_vec().into(),
+        ..Request::default()
+    };
+    let frame = Outgoing::message(1, REQUEST, REMOTE_CLOSED, &request).expect("small");
+    let (first, second) = frame.bytes().split_at(15);
+    raw.write_all(first).await.expect("writable");
+    // A call that cannot be made again is waited for; its handler ends with its deadline.
+    let slow = tokio::spawn({
+        let (client, ctx) = (client.clone(), Context::with_timeout(Duration::from_millis(100)));
+        async move { client.call::<_, Text>(SERVICE, "Wait", &text(""), &ctx).await }
+    });
+    for _ in 0..2 {
+        call(&client, "Echo", "").await.expect("what was sent before the second is being handled");
+    }
+    handover.hold();
+    assert!(!handover.is_quiet());
+    while !handover.is_quiet() {
+        handover.changed().await;
+    }
+    assert!(slow.is_finished() || slow.await.is_ok(), "answered before");
+    let carried = handover.carried().expect("descriptors");
+    assert_eq!(carried.len(), 2);
+    drop(end);
+    serving.join().expect("no panic");
+
+    let listener = UnixListener::bind(dir.path().join("next")).expect("listens");
+    let next = Server::builder().service(Echo::default()).build();
+    tokio::spawn(async move { next.serve_on(listener, carried, std::future::pending()).await });
+    assert_eq!(waiting.await.expect("no panic").expect("answered after all"), "1000");
+    assert_eq!(call(&client, "Echo", "two").await.expect("answered"), "two");
+    raw.write_all(second).await.expect("writable");
+    let mut frames = FrameReader::new(raw);
+    let Some(Incoming::Frame(_, payload)) = frames.next().await.expect("readable") else {
+        panic!("an answer")
+    };
+    let response = Response::decode(payload).expect("decodes");
+    assert_eq!(Text::decode(response.payload).expect("decodes").value, "half");
 }
 
 #[tokio::test]

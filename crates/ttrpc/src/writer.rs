@@ -1,11 +1,14 @@
 //! The writing half of a connection.
 
+use std::sync::Arc;
+
 use gantry_errdefs::{Error, Result};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::frame::Outgoing;
+use crate::handover::Line;
 
 /// Frames that wait for the socket. Callers beyond it wait in line, each under its own deadline.
 const FRAMES_QUEUED_MAX: usize = 32;
@@ -33,8 +36,16 @@ impl Writer {
     where
         W: AsyncWrite + Unpin + Send + 'static,
     {
+        Self::spawn_on(socket, None)
+    }
+
+    /// As [`Writer::spawn`], and tells `line` what was written.
+    pub(crate) fn spawn_on<W>(socket: W, line: Option<Arc<Line>>) -> (Self, JoinHandle<()>)
+    where
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
         let (queue, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
-        (Self { queue }, tokio::spawn(write_all(socket, frames)))
+        (Self { queue }, tokio::spawn(write_all(socket, frames, line)))
     }
 
     /// Waits for room.
@@ -75,11 +86,18 @@ fn gone() -> Error {
     Error::unavailable("ttrpc connection closed")
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(mut socket: W, mut frames: mpsc::Receiver<Outgoing>) {
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut socket: W,
+    mut frames: mpsc::Receiver<Outgoing>,
+    line: Option<Arc<Line>>,
+) {
     while let Some(frame) = frames.recv().await {
         if let Err(err) = socket.write_all(frame.bytes()).await {
             tracing::debug!(%err, "ttrpc: write");
             return;
+        }
+        if let Some(line) = &line {
+            line.written(&frame);
         }
     }
     // The peer may be gone already; there is nobody to tell.

@@ -134,6 +134,16 @@ pub mod gantry {
                 include!("gantry.services.doctor.v1.rs");
             }
         }
+        pub mod shims {
+            pub mod v1 {
+                include!("gantry.services.shims.v1.rs");
+            }
+        }
+    }
+    pub mod shim {
+        pub mod v1 {
+            include!("gantry.shim.v1.rs");
+        }
     }
 }
 pub mod google {

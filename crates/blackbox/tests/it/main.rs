@@ -4,6 +4,7 @@
 #[macro_use]
 mod rig;
 
+mod checkpoint;
 mod content;
 mod crash;
 mod dockerd;
@@ -11,6 +12,7 @@ mod doctor;
 mod failpoints;
 mod hostile;
 mod images;
+mod monitor;
 mod power;
 mod pull;
 mod records;
@@ -19,4 +21,5 @@ mod run;
 mod shims;
 mod snapshots;
 mod tasks;
+mod upgrade;
 mod vm;

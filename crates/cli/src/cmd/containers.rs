@@ -1,18 +1,35 @@
 //! `containers`.
 
 use clap::Subcommand;
-use gantry_client::ContainerRecord;
+use gantry_client::{CheckpointParts, ContainerRecord, RestoreParts};
 use gantry_core::timestamp;
 use gantry_errdefs::Result;
 use serde_json::{Value, json};
 
 use crate::cmd::create::ContainerFlags;
+use crate::cmd::run::{IoFlags, run_task_from};
 use crate::labels;
 use crate::output::{self, Table};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Store a container as an image, to be restored
+    Checkpoint {
+        /// With what it has written
+        #[arg(long)]
+        rw: bool,
+        /// With the image it was made from
+        #[arg(long)]
+        image: bool,
+        /// With its processes
+        #[arg(long)]
+        task: bool,
+        /// Container
+        id: String,
+        /// Name of the image
+        name: String,
+    },
     /// Make a container without running it
     Create(Box<ContainerFlags>),
     /// Delete containers
@@ -42,6 +59,21 @@ pub(crate) enum Command {
         /// Filters
         filters: Vec<String>,
     },
+    /// Make a container from a checkpoint and run it
+    Restore {
+        /// With what it had written
+        #[arg(long)]
+        rw: bool,
+        /// With its processes, where they were
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        io: IoFlags,
+        /// Container
+        id: String,
+        /// Name of the checkpoint's image
+        name: String,
+    },
     /// Set and clear labels
     Label {
         /// Container
@@ -55,6 +87,13 @@ impl Command {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
         let client = &session.client;
         match self {
+            Self::Checkpoint { rw, image, task, id, name } => {
+                let parts = CheckpointParts { image, rw, task };
+                client.container(&id).await?.checkpoint(&name, parts).await?;
+            }
+            Self::Restore { rw, live, io, id, name } => {
+                return restore(session, &io, (&id, &name), RestoreParts { rw }, live).await;
+            }
             Self::Create(flags) => {
                 flags.create(session).await?;
             }
@@ -102,6 +141,23 @@ impl Command {
         }
         Ok(0)
     }
+}
+
+async fn restore(
+    session: &Session,
+    io: &IoFlags,
+    (id, name): (&str, &str),
+    parts: RestoreParts,
+    live: bool,
+) -> Result<u8> {
+    let client = &session.client;
+    let image = client.images().get(name).await?;
+    // Before anything is made: a checkpoint without processes cannot be gone on with.
+    let task = if live { Some(client.checkpoint_of(&image).await?) } else { None };
+    let container = client.restore(id, &image, parts).await?;
+    let process = container.spec()?.process().clone();
+    let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
+    run_task_from(&container, io, terminal, None, task).await
 }
 
 fn spec_of(record: &ContainerRecord) -> Value {

@@ -10,6 +10,7 @@ pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod plugins;
 pub(crate) mod run;
+pub(crate) mod shims;
 pub(crate) mod snapshots;
 pub(crate) mod tasks;
 pub(crate) mod transfer;

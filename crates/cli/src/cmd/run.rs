@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use gantry_client::core::Descriptor;
 use gantry_client::{Container, FifoSet, Stdio, Task};
 use gantry_errdefs::{Error, Result};
 
@@ -106,6 +107,17 @@ pub(crate) async fn run_task(
     terminal: bool,
     pid_file: Option<&Path>,
 ) -> Result<u8> {
+    run_task_from(container, flags, terminal, pid_file, None).await
+}
+
+/// As [`run_task`], going on from a checkpoint's processes where there are any.
+pub(crate) async fn run_task_from(
+    container: &Container,
+    flags: &IoFlags,
+    terminal: bool,
+    pid_file: Option<&Path>,
+    checkpoint: Option<Descriptor>,
+) -> Result<u8> {
     let io = flags.open(container.id(), terminal)?;
     let stdio = match &io {
         Io::Fifos(fifos) => fifos.stdio().clone(),
@@ -115,7 +127,11 @@ pub(crate) async fn run_task(
         Io::Fifos(fifos) if !flags.detach => Some(fifos.stdio().open()?),
         _ => None,
     };
-    let task = container.new_task(&stdio).create().await?;
+    let mut task = container.new_task(&stdio);
+    if let Some(checkpoint) = checkpoint {
+        task = task.checkpoint(checkpoint);
+    }
+    let task = task.create().await?;
     let started = start(&task, pid_file).await;
     if let Err(e) = started {
         let _ = task.delete_with_kill().await;

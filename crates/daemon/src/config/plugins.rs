@@ -44,6 +44,9 @@ pub struct Plugins {
     /// The shim manager.
     #[serde(rename = "io.containerd.shim.v1.manager")]
     pub shim: ShimManager,
+    /// The restart monitor.
+    #[serde(rename = "io.containerd.monitor.container.v1.restart")]
+    pub restart: Restart,
     /// The transfer service.
     #[serde(rename = "io.containerd.transfer.v1.local")]
     pub transfer: Transfer,
@@ -196,6 +199,23 @@ pub struct ShimManager {
     pub env: Vec<String>,
     /// Directory of the shims' sockets; empty means the default.
     pub socket_dir: String,
+    /// Have running shims execute their program anew when the daemon starts, where it was replaced.
+    pub upgrade_on_start: bool,
+}
+
+/// Options of the restart monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restart {
+    /// How long a client is given to start what it has just created, or to end what is to be
+    /// stopped. Exits are acted on at once, whatever this is.
+    pub interval: GoDuration,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { interval: "10s".parse().expect("the default durations are well formed") }
+    }
 }
 
 /// Transfer options.

@@ -88,14 +88,14 @@ fn plugins_move_with_their_versions() {
           platforms = ["linux/amd64"]
           sched_core = true
         [plugins."io.containerd.internal.v1.restart"]
-          interval = "10s"
+          interval = "3s"
         "#,
     );
     let config = &loaded.config;
     assert_eq!(config.version, VERSION_MAX);
     assert_eq!(config.plugins.task.platforms, ["linux/amd64"]);
     assert_eq!(config.plugins.shim.env, ["SCHED_CORE=1"]);
-    assert!(config.plugins.other.contains_key("io.containerd.monitor.container.v1.restart"));
+    assert_eq!(config.plugins.restart.interval.to_string(), "3s");
     assert!(config.is_disabled("io.containerd.monitor.container.v1", "restart"));
 }
 

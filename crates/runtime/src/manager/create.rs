@@ -51,6 +51,10 @@ impl Manager {
         let mut reservation = Reservation { manager: self, key, kept: false };
         let program = self.program(&options.runtime).await?;
         let bundle = self.make_bundle(key, &mut options).await?;
+        if let Err(err) = self.take_checkpoint(&mut options, &bundle).await {
+            self.remove_bundle(&key.id, &bundle).await;
+            return Err(err);
+        }
         let started = self.start_shim(key, &options, &program, &bundle, start_options).await;
         let shim = match started {
             Ok(shim) => Arc::new(shim),
@@ -75,6 +79,15 @@ impl Manager {
         let (key, spec) = (key.clone(), std::mem::take(&mut options.spec.value));
         let sandbox = options.sandbox_id.clone();
         blocking(move || bundles.create(&key.namespace, &key.id, &spec, &sandbox)).await
+    }
+
+    async fn take_checkpoint(&self, options: &mut CreateOptions, bundle: &Bundle) -> Result<()> {
+        if options.take_checkpoint {
+            let (bundle, from) = (bundle.clone(), PathBuf::from(&options.checkpoint));
+            let to = blocking(move || bundle.take_checkpoint(&from)).await?;
+            options.checkpoint = to.display().to_string();
+        }
+        Ok(())
     }
 
     /// Runs the shim's `start`, or finds the shim that the task joins, and connects.

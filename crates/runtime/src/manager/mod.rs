@@ -5,6 +5,7 @@ mod leftovers;
 mod reload;
 mod remove;
 mod table;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::shim::Shim;
 use crate::{CreateOptions, Exit, names};
 pub use leftovers::{Leftover, LeftoverKind};
 use table::{Key, Table};
+pub use upgrade::{ShimProcess, ShimStatus, UpgradeOptions, UpgradeOutcome};
 
 /// The runtime plugin over shims. Cheap to clone; clones share everything.
 ///

@@ -132,6 +132,11 @@ impl ScratchDir {
         Mount::new("bind", self.path().to_string_lossy(), ["rbind", "rw"])
     }
 
+    /// It belongs to someone else now.
+    pub(super) fn moved(mut self) {
+        self.path = None;
+    }
+
     /// Removes it.
     pub(super) async fn remove(mut self) {
         if let Some(path) = self.path.take() {

@@ -27,7 +27,7 @@ impl TasksService {
             return Err(Error::already_exists(format!("task {id}")));
         }
         let mut restore = restore_path(&container.runtime.name, request.options.as_ref())?;
-        // Kept until the task is there: the shim reads it while it creates.
+        // The task takes it along: shims restore when the task is started.
         let mut scratch = None;
         if let Some(wire) = request.checkpoint.filter(|_| restore.is_empty()) {
             let dir = self.fetch_checkpoint(ctx, convert::descriptor(wire)?).await?;
@@ -50,6 +50,7 @@ impl TasksService {
                 terminal: request.terminal,
             },
             checkpoint: restore,
+            take_checkpoint: scratch.is_some(),
             runtime,
             runtime_options: container.runtime.options,
             task_options: request.options.map(convert::any),
@@ -58,7 +59,7 @@ impl TasksService {
         };
         let task = self.runtime.create(&ctx.namespace, &id, options).await?;
         if let Some(dir) = scratch {
-            dir.remove().await;
+            dir.moved();
         }
         let pid = task.pid().await?;
         Ok(wire::CreateTaskResponse { container_id: id, pid })

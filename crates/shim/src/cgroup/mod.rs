@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use gantry_api::Payload as _;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use prost_types::Any;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use oom::OomWatch;
 
@@ -25,7 +26,7 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const DEPTH_MAX: usize = 16;
 
 /// The cgroups of one container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Cgroup {
     /// Version 1: directory by controller.
     V1(Vec<(String, PathBuf)>),

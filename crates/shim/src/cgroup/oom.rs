@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
@@ -37,6 +38,9 @@ pub(crate) struct OomWatch {
     seen: Mutex<u64>,
     /// Kernels before 4.13 do not count with version 1: there the notification is all there is.
     counts: bool,
+    /// Something may have happened before this program watched: the first look needs no
+    /// notification.
+    owed: AtomicBool,
 }
 
 impl OomWatch {
@@ -63,10 +67,25 @@ impl OomWatch {
         let notify = fd::watch(notify, Interest::READABLE).ok()?;
         let text = std::io::read_to_string(&counter).ok()?;
         let counts = text.lines().any(|line| line.starts_with("oom_kill "));
-        let watch = Self { notify, counter, seen: Mutex::new(0), counts };
+        let watch =
+            Self { notify, counter, seen: Mutex::new(0), counts, owed: AtomicBool::new(false) };
         // Kills before the container's start are not its own.
         watch.news();
         Some(watch)
+    }
+
+    /// Goes on watching for the program before this one, which has reported `seen` kills.
+    pub(crate) fn resume(cgroup: &Cgroup, seen: u64) -> Option<Self> {
+        let watch = Self::start(cgroup)?;
+        *watch.seen() = seen;
+        // Where nothing is counted there is nothing to look at.
+        watch.owed.store(watch.counts, Ordering::Relaxed);
+        Some(watch)
+    }
+
+    /// How many kills were reported.
+    pub(crate) fn reported(&self) -> u64 {
+        *self.seen()
     }
 
     /// Whether there were kills that were not reported yet; they count as reported now.
@@ -81,11 +100,13 @@ impl OomWatch {
     /// Waits for the kernel to say that something happened; `true` when it is to be reported.
     /// None: it will not say anything any more.
     pub(crate) async fn next(&self) -> Option<bool> {
-        let mut bytes = [0_u8; 1024];
-        let read = |fd: &OwnedFd| Ok(rustix::io::read(fd.as_fd(), &mut bytes)?);
-        let n = self.notify.async_io(Interest::READABLE, read).await.ok()?;
-        if n == 0 {
-            return None;
+        if !self.owed.swap(false, Ordering::Relaxed) {
+            let mut bytes = [0_u8; 1024];
+            let read = |fd: &OwnedFd| Ok(rustix::io::read(fd.as_fd(), &mut bytes)?);
+            let n = self.notify.async_io(Interest::READABLE, read).await.ok()?;
+            if n == 0 {
+                return None;
+            }
         }
         if !self.counts {
             return Some(true);

@@ -12,7 +12,7 @@ mod log;
 mod runc;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use gantry_errdefs::Result;
@@ -59,16 +59,28 @@ pub struct Create<'a> {
     /// Keep the session keyring.
     pub no_new_keyring: bool,
     /// Make it from a checkpoint instead of from its program.
-    pub restore: Option<Restore<'a>>,
+    pub restore: Option<Restore>,
 }
 
 /// Where a checkpoint is.
-#[derive(Debug)]
-pub struct Restore<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct Restore {
     /// Directory with criu's images.
-    pub image: &'a Path,
+    pub image: PathBuf,
     /// Directory for criu's work files and log.
-    pub work: &'a Path,
+    pub work: PathBuf,
+    /// More options for criu.
+    pub config: Option<PathBuf>,
+    /// There are open TCP connections.
+    pub open_tcp: bool,
+    /// There are unix sockets whose other end is outside.
+    pub external_unix_sockets: bool,
+    /// There is a terminal.
+    pub terminal: bool,
+    /// There are file locks.
+    pub file_locks: bool,
+    /// Namespaces that were left empty.
+    pub empty_namespaces: Vec<String>,
 }
 
 /// Another process for a running container.
@@ -95,6 +107,8 @@ pub struct Checkpoint {
     pub image: String,
     /// Directory for criu's work files; empty is the bundle's work directory.
     pub work: String,
+    /// More options for criu.
+    pub config: Option<PathBuf>,
     /// Stop the container afterwards.
     pub exit: bool,
     /// Allow open TCP connections.

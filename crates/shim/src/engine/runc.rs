@@ -22,6 +22,12 @@ const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(600);
 /// What a runtime prints that is worth keeping.
 const PRINTED_BYTES_MAX: u64 = 64 * 1024;
 
+/// Flags of both checkpoint and restore.
+const TCP_FLAG: &str = "--tcp-established";
+const UNIX_FLAG: &str = "--ext-unix-sk";
+const TERMINAL_FLAG: &str = "--shell-job";
+const LOCKS_FLAG: &str = "--file-locks";
+
 /// How to call the runtime; from the task's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuncConfig {
@@ -33,6 +39,8 @@ pub struct RuncConfig {
     pub systemd_cgroup: bool,
     /// `--log`, in the bundle.
     pub log: PathBuf,
+    /// The criu that the runtime is to use; empty for the one on PATH.
+    pub criu: PathBuf,
 }
 
 /// See the module's text.
@@ -57,6 +65,22 @@ impl Runc {
         }
         command.arg(verb);
         command
+    }
+
+    /// Has the runtime find criu, and criu read more options. Runtimes look for it on PATH; the
+    /// flag that older ones had is gone.
+    fn ready_criu(&self, command: &mut Command, config: Option<&Path>) {
+        if let Some(directory) = self.config.criu.parent() {
+            let mut path = directory.as_os_str().to_owned();
+            if let Some(rest) = std::env::var_os("PATH") {
+                path.push(":");
+                path.push(rest);
+            }
+            command.env("PATH", path);
+        }
+        if let Some(config) = config {
+            command.env(crate::checkpoint::CONFIG_ENV, config);
+        }
     }
 
     /// Runs a call whose stdio is not a container's, keeping what it prints.
@@ -144,8 +168,16 @@ impl Engine for Runc {
         command.arg("--bundle").arg(call.bundle).arg("--pid-file").arg(&pid_file);
         if let Some(restore) = &call.restore {
             command.args(["--detach", "--manage-cgroups-mode", "soft"]);
-            command.arg("--image-path").arg(restore.image);
-            command.arg("--work-path").arg(restore.work);
+            command.arg("--image-path").arg(&restore.image);
+            command.arg("--work-path").arg(&restore.work);
+            self.ready_criu(&mut command, restore.config.as_deref());
+            let flags = [
+                (restore.open_tcp, TCP_FLAG),
+                (restore.external_unix_sockets, UNIX_FLAG),
+                (restore.terminal, TERMINAL_FLAG),
+                (restore.file_locks, LOCKS_FLAG),
+            ];
+            criu_flags(&mut command, &flags, &restore.empty_namespaces);
         }
         if call.no_pivot {
             command.arg("--no-pivot");
@@ -229,17 +261,15 @@ impl Engine for Runc {
         std::fs::create_dir_all(&work).context(|| work.display().to_string())?;
         let mut command = self.command("checkpoint");
         command.arg("--image-path").arg(&call.image).arg("--work-path").arg(&work);
+        self.ready_criu(&mut command, call.config.as_deref());
         let flags = [
             (!call.exit, "--leave-running"),
-            (call.open_tcp, "--tcp-established"),
-            (call.external_unix_sockets, "--ext-unix-sk"),
-            (call.terminal, "--shell-job"),
-            (call.file_locks, "--file-locks"),
+            (call.open_tcp, TCP_FLAG),
+            (call.external_unix_sockets, UNIX_FLAG),
+            (call.terminal, TERMINAL_FLAG),
+            (call.file_locks, LOCKS_FLAG),
         ];
-        command.args(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
-        for namespace in &call.empty_namespaces {
-            command.arg("--empty-ns").arg(namespace);
-        }
+        criu_flags(&mut command, &flags, &call.empty_namespaces);
         if !call.cgroups_mode.is_empty() {
             command.arg("--manage-cgroups-mode").arg(&call.cgroups_mode);
         }
@@ -258,6 +288,13 @@ impl Engine for Runc {
         let text = self.call("ps", command, CALL_DEADLINE).await?;
         serde_json::from_slice(&text)
             .map_err(|err| Error::unknown(format!("OCI runtime ps: unexpected output: {err}")))
+    }
+}
+
+fn criu_flags(command: &mut Command, flags: &[(bool, &str)], empty_namespaces: &[String]) {
+    command.args(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
+    for namespace in empty_namespaces {
+        command.arg("--empty-ns").arg(namespace);
     }
 }
 

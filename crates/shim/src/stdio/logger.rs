@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gantry_errdefs::{Error, Result};
 use tokio::io::Interest;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::pump;
@@ -61,7 +62,8 @@ impl Slots {
 #[derive(Debug)]
 pub(super) struct Logger {
     pid: u32,
-    exited: Exited,
+    /// None once it has ended.
+    exited: Option<Exited>,
 }
 
 impl Logger {
@@ -89,7 +91,7 @@ impl Logger {
         let spawned = slots.with(fds, || reaper.spawn(&mut command))?;
         let (pid, exited) = spawned.map_err(|err| failed(&err))?;
         drop((stdout, stderr, tell));
-        let logger = Self { pid, exited };
+        let logger = Self { pid, exited: Some(exited) };
         let ready = pump::register(ready, Interest::READABLE)?;
         let mut byte = [0_u8; 1];
         let read = ready.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut byte)?));
@@ -103,14 +105,28 @@ impl Logger {
         }
     }
 
+    /// Its pid, while it runs.
+    pub(super) fn running(&mut self) -> Option<u32> {
+        if !matches!(self.exited.as_mut()?.try_recv(), Err(TryRecvError::Empty)) {
+            self.exited = None;
+        }
+        self.exited.is_some().then_some(self.pid)
+    }
+
+    /// One that the program before this one has started.
+    pub(super) fn resume(pid: u32, reaper: &Arc<Reaper>) -> Self {
+        Self { pid, exited: Some(reaper.resume(pid)) }
+    }
+
     /// Waits for the program to read its input to the end; then asks it to stop, then makes it.
     pub(super) async fn finish(mut self, by: Instant) {
-        if tokio::time::timeout_at(by, &mut self.exited).await.is_ok() {
+        let Some(exited) = &mut self.exited else { return };
+        if tokio::time::timeout_at(by, &mut *exited).await.is_ok() {
             return;
         }
         // Fails only when it is gone by now.
         let _ = fd::signal_pid(self.pid, rustix::process::Signal::TERM);
-        if tokio::time::timeout(TERM_DEADLINE, &mut self.exited).await.is_err() {
+        if tokio::time::timeout(TERM_DEADLINE, exited).await.is_err() {
             fd::kill(self.pid);
         }
     }

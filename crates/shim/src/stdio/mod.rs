@@ -30,6 +30,7 @@
 //! Nothing here can hold up a container's life: whoever waits for output to drain does it with
 //! [`DRAIN_INIT_DEADLINE`] or [`DRAIN_EXEC_DEADLINE`].
 
+mod carry;
 mod console;
 mod fifo;
 mod logger;
@@ -43,10 +44,11 @@ use std::time::Duration;
 
 use gantry_errdefs::{Error, Result};
 use rustix::termios::Winsize;
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
-use tokio::task::JoinHandle;
 
+pub(crate) use carry::IoState;
 pub(crate) use console::ConsoleSocket;
 pub(crate) use logger::Slots;
 pub(crate) use open::{Context, open};
@@ -57,7 +59,7 @@ pub(crate) const DRAIN_INIT_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const DRAIN_EXEC_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The streams of a process, as the client named them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Streams {
     /// Standard input; empty for none.
     pub stdin: String,
@@ -84,8 +86,8 @@ struct Held {
     /// Keep output FIFOs open for readers that come and go.
     outputs: Vec<OwnedFd>,
     console: Option<Arc<AsyncFd<OwnedFd>>>,
-    input_pump: Option<JoinHandle<()>>,
-    output_pumps: Vec<JoinHandle<()>>,
+    input_pump: Option<pump::Pump>,
+    output_pumps: Vec<pump::Pump>,
     logger: Option<logger::Logger>,
 }
 
@@ -110,7 +112,7 @@ impl Io {
         match opened {
             Ok((from, hold)) => {
                 held.stdin = (!deferred.closed).then_some(hold);
-                held.input_pump = Some(tokio::spawn(pump::copy(from, deferred.to)));
+                held.input_pump = Some(pump::Pump::start(from, deferred.to, Vec::new()));
             }
             Err(err) => crate::log::warning!("no input: {err}"),
         }
@@ -147,7 +149,7 @@ impl Io {
         drop((held.stdin, held.console));
         let by = tokio::time::Instant::now() + deadline;
         for mut pump in held.output_pumps {
-            if tokio::time::timeout_at(by, &mut pump).await.is_err() {
+            if tokio::time::timeout_at(by, pump.finished()).await.is_err() {
                 crate::log::warning!("output that nobody read was dropped");
                 pump.abort();
             }

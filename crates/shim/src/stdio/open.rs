@@ -9,7 +9,7 @@ use rustix::fs::{Gid, Uid};
 use tokio::io::Interest;
 
 use super::logger::{Logger, Slots};
-use super::pump::{self, Sink, Source};
+use super::pump::{self, Pump, Sink, Source};
 use super::target::{Program, Target};
 use super::{ConsoleSocket, Deferred, Held, Io, Streams, fifo};
 use crate::engine::ChildStdio;
@@ -94,7 +94,7 @@ impl Opened {
             self.pumps.push((master.clone(), output));
             self.held.console = Some(master);
         }
-        let start = |(from, to)| tokio::spawn(pump::copy(from, to));
+        let start = |(from, to)| Pump::start(from, to, Vec::new());
         self.held.input_pump = self.input.map(start);
         self.held.output_pumps = self.pumps.into_iter().map(start).collect();
         Ok(Io { inner: std::sync::Mutex::new(self.held) })

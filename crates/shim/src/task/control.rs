@@ -1,10 +1,13 @@
 //! Kill, Pause, Resume, Update, Checkpoint, ResizePty.
 
+use std::path::Path;
+
 use gantry_api::containerd::events::{TaskPaused, TaskResumed};
 use gantry_api::containerd::task::v3 as api;
 use gantry_errdefs::{Error, Result};
 
 use super::{Shim, wrong_stage};
+use crate::checkpoint::Notes;
 use crate::fd;
 use crate::options;
 use crate::process::Stage;
@@ -88,8 +91,11 @@ impl Shim {
             }
             stage => return Err(wrong_stage("checkpoint", stage, "container")),
         }
-        let call = options::checkpoint(request.path, request.options.as_ref())?;
-        container.engine.checkpoint(&request.id, &container.bundle, &call).await
+        let mut call = options::checkpoint(request.path, request.options.as_ref())?;
+        let notes = Notes::of(container.init.pid(), &call)?;
+        call.config = notes.for_checkpoint(&container.bundle)?;
+        container.engine.checkpoint(&request.id, &container.bundle, &call).await?;
+        notes.save(Path::new(&call.image))
     }
 
     pub(super) fn resize_terminal(&self, request: &api::ResizePtyRequest) -> Result<()> {

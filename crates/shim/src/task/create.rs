@@ -10,6 +10,7 @@ use gantry_mount::{Mount, UnmountFlags};
 
 use super::{Entry, Shim, bundle_of};
 use crate::blocking;
+use crate::checkpoint::Notes;
 use crate::container::{Container, Settings};
 use crate::engine::{Create, Engine, Restore, Runc};
 use crate::log::warning;
@@ -100,10 +101,10 @@ impl Shim {
         let defer_input = settings.restore.is_none();
         let context = stdio::Context { defer_input, ..self.stdio_context(container) };
         let (child, opened) = stdio::open(&container.init.streams, &context).await?;
-        let restore = settings
-            .restore
-            .as_deref()
-            .map(|image| Restore { image, work: settings.criu_work.as_path() });
+        let restore = match &settings.restore {
+            Some(image) => Some(restore(image, settings, &container.bundle)?),
+            None => None,
+        };
         let spawned = container
             .engine
             .create(Create {
@@ -152,6 +153,20 @@ impl Shim {
             reaper: &self.reaper,
         }
     }
+}
+
+fn restore(image: &Path, settings: &Settings, bundle: &Path) -> Result<Restore> {
+    let notes = Notes::load(image)?;
+    Ok(Restore {
+        image: image.to_owned(),
+        work: settings.criu_work.clone(),
+        config: notes.for_restore(bundle)?,
+        open_tcp: notes.open_tcp,
+        external_unix_sockets: notes.external_unix_sockets,
+        terminal: notes.terminal,
+        file_locks: notes.file_locks,
+        empty_namespaces: notes.empty_namespaces,
+    })
 }
 
 /// Removes a container that could not be made whole.

@@ -228,6 +228,7 @@ impl Shim {
         tokio::spawn(async move {
             // The reaper lives as long as the process.
             let Ok(exit) = exited.await else { return };
+            let _ending = shim.endings.begin();
             container.init.gone.notify_one();
             if container.settings.kill_all
                 && let Err(err) = container.signal_all(9).await
@@ -242,11 +243,17 @@ impl Shim {
         });
     }
 
-    fn follow_exec(&self, container: &Arc<Container>, process: &Arc<Process>, exited: Exited) {
+    pub(super) fn follow_exec(
+        &self,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+        exited: Exited,
+    ) {
         let Some(shim) = self.myself() else { return };
         let (container, process) = (container.clone(), process.clone());
         tokio::spawn(async move {
             if let Ok(exit) = exited.await {
+                let _ending = shim.endings.begin();
                 shim.ended(&container, &process, exit).await;
             }
         });

@@ -9,6 +9,7 @@
 //!
 //! Handlers run to their end even when the caller has gone away, so nothing is left half done.
 
+mod carry;
 mod control;
 mod create;
 mod life;
@@ -54,6 +55,8 @@ pub(crate) struct Shim {
     pub events: Arc<Events>,
     /// For logging programs.
     pub slots: Slots,
+    /// Exits that are being dealt with.
+    pub endings: Arc<carry::Endings>,
     /// Told when the last container is gone.
     emptied: Notify,
     /// Told when the shim is to end.
@@ -85,6 +88,7 @@ impl Shim {
             reaper,
             events,
             slots,
+            endings: Arc::default(),
             emptied: Notify::new(),
             stop: Notify::new(),
             this: this.clone(),

@@ -190,6 +190,15 @@ fn root_files_are_appended_to() {
 
 #[test]
 fn root_a_logging_program_gets_the_output() {
+    logging_program("binary");
+}
+
+#[test]
+fn root_a_logging_program_of_version_2_gets_the_output() {
+    logging_program("binary-v2");
+}
+
+fn logging_program(scheme: &str) {
     run(async {
         let daemon = Daemon::start();
         let bundle = daemon.bundle(&["sh", "-c", "echo one; echo two >&2"]);
@@ -203,7 +212,7 @@ fn root_a_logging_program_gets_the_output() {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
         let shim = daemon.shim(&bundle).await;
         let mut request = shim.request(&bundle);
-        request.stdout = format!("binary://{}?a=b%20c", program.display());
+        request.stdout = format!("{scheme}://{}?a=b%20c", program.display());
         request.stderr = request.stdout.clone();
         shim.create_with(request).await;
         shim.start(&bundle.id, "").await;

@@ -8,9 +8,11 @@ mod bootstrap;
 mod harness;
 mod io;
 mod life;
+mod options;
 mod restart;
 mod sandbox;
 mod stress;
+mod upgrade;
 
 /// A file that is not listed above would never run.
 #[test]

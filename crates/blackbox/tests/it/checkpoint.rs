@@ -1,0 +1,179 @@
+//! Checkpoint and restore with criu: a process that counts goes on where it was.
+//!
+//! The criu is the one that scripts/install-criu.sh unpacks: first on the daemon's PATH, where
+//! runc looks for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gantry_testkit::{Daemon, eventually};
+
+use crate::rig::{Client, Rig, rows};
+
+macro_rules! checkpoint_test {
+    ($($test:ident, $scenario:ident, $daemon:ident, $client:ident;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                let daemon = Daemon::$daemon().path_first(&criu()).start();
+                $scenario(&mut Rig::with(daemon, Client::$client));
+            }
+        )*
+    };
+}
+
+// Debian's containerd cannot restore what its own ctr has checkpointed ("media type not found").
+checkpoint_test! {
+    root_image_path, image_path, gantryd, Ctr;
+    root_image_path_by_gantry, image_path, gantryd, Gantry;
+    root_image_path_on_containerd, image_path, containerd, Ctr;
+    root_left_running, left_running, gantryd, Ctr;
+    root_left_running_by_gantry, left_running, gantryd, Gantry;
+    root_left_running_on_containerd, left_running, containerd, Ctr;
+    root_restore, restore, gantryd, Ctr;
+    root_restore_by_gantry, restore, gantryd, Gantry;
+    root_failure_is_told, failure_is_told, gantryd, Ctr;
+}
+
+/// The directory with the unpacked criu.
+fn criu() -> PathBuf {
+    let dir =
+        std::env::var_os("GANTRY_CRIU").map_or("/var/cache/gantry-criu".into(), PathBuf::from);
+    assert!(dir.join("criu").is_file(), "criu is missing: run scripts/install-criu.sh");
+    dir
+}
+
+/// Counts in its memory, and tells by its output and a file of the container how far it is. The
+/// file also has a word that a process begun anew would not know.
+const COUNT: &str = "i=0; word=$(cat /proc/sys/kernel/random/uuid); while :; do i=$((i+1)); \
+    echo count-$i; echo $word $i > /new; mv /new /at; sleep 0.05; done";
+
+fn counter(rig: &Rig, image: &str, id: &str) -> PathBuf {
+    let log = rig.scratch(&format!("{id}.log"));
+    let uri = format!("file://{}", log.display());
+    rig.client.ok(["run", "-d", "--log-uri", &uri, image, id, "sh", "-c", COUNT]);
+    counts_past(&log, 3);
+    log
+}
+
+fn count_in(log: &Path) -> u64 {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().rfind(|line| line.starts_with("count-"));
+    last.and_then(|line| line["count-".len()..].parse().ok()).unwrap_or(0)
+}
+
+fn counts_past(log: &Path, number: u64) {
+    eventually(&format!("it counts past {number}"), || match count_in(log) {
+        at if at > number => Ok(()),
+        at => Err(at.to_string()),
+    });
+}
+
+fn status(rig: &Rig, id: &str) -> Option<String> {
+    let list = rows(&rig.client.ok(["tasks", "ls"]));
+    list.into_iter().find(|row| row[0] == id).map(|row| row[2].clone())
+}
+
+/// Into a directory of the client's, ending the container.
+fn image_path(rig: &mut Rig) {
+    let image = rig.busybox();
+    let log = counter(rig, &image, "c1");
+    let dir = rig.scratch("image");
+    fs::create_dir(&dir).unwrap();
+    let work = rig.scratch("work");
+    fs::create_dir(&work).unwrap();
+    let (dir_text, work_text) = (dir.to_str().unwrap(), work.to_str().unwrap());
+    let args = ["tasks", "checkpoint", "--exit", "--image-path", dir_text];
+    rig.client.ok(args.into_iter().chain(["--work-path", work_text, "c1"]));
+    assert!(dir.join("inventory.img").is_file(), "criu's images are there");
+    assert!(work.join("dump.log").is_file(), "and its log");
+    eventually("the task has ended", || match status(rig, "c1").as_deref() {
+        Some("STOPPED") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let end = count_in(&log);
+    assert!(end > 3);
+    rig.client.run(["tasks", "delete", "c1"]);
+    rig.client.ok(["containers", "delete", "c1"]);
+    rig.daemon.assert_clean();
+}
+
+/// As an image, while the container goes on.
+fn left_running(rig: &mut Rig) {
+    let image = rig.busybox();
+    let log = counter(rig, &image, "c1");
+    let name = rig.client.ok(["tasks", "checkpoint", "c1"]);
+    let name = name.trim();
+    assert!(name.starts_with("containerd.io/checkpoint/c1:"), "{name}");
+    counts_past(&log, count_in(&log) + 3);
+    assert_eq!(status(rig, "c1").as_deref(), Some("RUNNING"));
+    assert!(rig.client.ok(["images", "ls", "-q"]).lines().any(|line| line == name));
+    let lines: Vec<u64> = fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|line| line["count-".len()..].parse().unwrap())
+        .collect();
+    assert!(lines.iter().zip(1..).all(|(got, want)| *got == want), "no line is lost: {lines:?}");
+    rig.remove("c1");
+    rig.client.ok(["images", "delete", name]);
+    rig.daemon.assert_clean();
+}
+
+/// Names execs apart.
+static EXECS: AtomicU32 = AtomicU32::new(0);
+
+/// What the counter of a container has written: its word, and how far it is.
+fn at(rig: &Rig, id: &str) -> (String, u64) {
+    let exec = format!("e{}", EXECS.fetch_add(1, Ordering::Relaxed));
+    let out = rig.client.ok(["tasks", "exec", "--exec-id", &exec, id, "cat", "/at"]);
+    let (word, number) = out.trim().split_once(' ').unwrap();
+    (word.to_owned(), number.parse().unwrap())
+}
+
+/// Everything of a container into an image, and a new container from it that goes on counting.
+fn restore(rig: &mut Rig) {
+    let image = rig.busybox();
+    let log = counter(rig, &image, "c1");
+    let name = "docker.io/test/checkpoint:1";
+    let args = ["containers", "checkpoint", "--rw", "--image", "--task", "c1", name];
+    rig.client.ok(args);
+    let limit = count_in(&log);
+    assert_eq!(status(rig, "c1").as_deref(), Some("RUNNING"), "it goes on");
+    let (word, _) = at(rig, "c1");
+    rig.remove("c1");
+    let restored = rig.client.spawn(["containers", "restore", "--rw", "--live", "c2", name]);
+    restored.wait_for_output("count-");
+    let first = restored.stdout().lines().next().unwrap()["count-".len()..].parse::<u64>().unwrap();
+    assert!(first > 3, "it did not begin anew: {first}");
+    assert!(first <= limit + 1, "it goes on from the checkpoint: {first}, {limit}");
+    let (same, from) = at(rig, "c2");
+    assert_eq!(same, word, "its memory is what it was");
+    eventually("it counts on", || match at(rig, "c2") {
+        (_, to) if to > from => Ok(()),
+        (_, to) => Err(to.to_string()),
+    });
+    // A client that is still there removes the task itself.
+    rig.client.run(["tasks", "delete", "--force", "c2"]);
+    restored.wait();
+    rig.client.ok(["containers", "delete", "c2"]);
+    rig.client.ok(["images", "delete", name]);
+    rig.daemon.assert_clean();
+}
+
+/// What criu cannot do (here: a terminal that nobody has allowed) is told in its words, and the
+/// container is none the worse.
+fn failure_is_told(rig: &mut Rig) {
+    let image = rig.busybox();
+    let log = rig.scratch("c1.log");
+    let uri = format!("file://{}", log.display());
+    // ctr wants a terminal of its own for that.
+    let gantry = rig.daemon.gantry();
+    gantry.ok(["run", "-d", "-t", "--log-uri", &uri, &image, "c1", "sh", "-c", COUNT]);
+    counts_past(&log, 3);
+    let stderr = rig.client.fail(["tasks", "checkpoint", "c1"]);
+    assert!(stderr.contains("criu failed"), "{stderr}");
+    counts_past(&log, count_in(&log) + 3);
+    rig.remove("c1");
+    rig.daemon.assert_clean();
+}
