@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
 use gantry_api::containerd::services::content::v1::content_client::ContentClient;
+use gantry_api::containerd::services::leases::v1 as leases;
+use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use gantry_api::containerd::services::tasks::v1::tasks_client::TasksClient;
 use gantry_core::{Digest, Digester};
@@ -18,6 +20,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Largest message, as containerd's clients set it.
 const MESSAGE_LEN_MAX: usize = 16 << 20;
+
+/// What clients hold while they make things: without it a snapshot without a container may be
+/// collected.
+const LEASE: &str = "bench";
 
 /// A connection to one daemon.
 #[derive(Clone)]
@@ -41,14 +47,22 @@ impl Client {
             .await
             .map_err(|e| Error::unavailable(format!("connecting: {e}")))?;
         let chain_id = Arc::from(chain_id(image.diff_ids()).as_str());
-        Ok(Self { channel, namespace: Arc::from(daemon.namespace()), chain_id })
+        let client = Self { channel, namespace: Arc::from(daemon.namespace()), chain_id };
+        let request = leases::CreateRequest { id: LEASE.to_owned(), labels: none() };
+        let mut request = client.request(request);
+        // It is not there yet.
+        request.metadata_mut().remove("containerd-lease");
+        LeasesClient::new(client.channel.clone()).create(request).await?;
+        Ok(client)
     }
 
-    /// A request in the daemon's namespace.
+    /// A request in the daemon's namespace, under the lease.
     pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         let value = self.namespace.parse().expect("namespaces are plain text");
         request.metadata_mut().insert("containerd-namespace", value);
+        let lease = tonic::metadata::MetadataValue::from_static(LEASE);
+        request.metadata_mut().insert("containerd-lease", lease);
         request
     }
 

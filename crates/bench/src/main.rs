@@ -1,9 +1,12 @@
 //! Benches side by side with the installed containerd, as ratios of one run.
 //!
-//! `gantry-bench [life|exec|content|records|images|memory]...` (all when none is named). The same
+//! `gantry-bench [life|exec|phases|content|records|images|memory]...` (all when none is named). The same
 //! client code drives both daemons on private roots; the order of the daemons alternates by round,
 //! so that what the machine does besides hits both. Numbers of one run are comparable with each
 //! other and with nothing else.
+//!
+//! Roots are on disk (`/var/tmp`). State is below `TMPDIR`, which `make bench` has on a tmpfs, as
+//! `/run` is.
 //!
 //! Build with `--release`; `GANTRY_BIN_DIR` names another directory of binaries to measure.
 #![forbid(unsafe_code)]
@@ -15,6 +18,7 @@ mod cost;
 mod images;
 mod life;
 mod memory;
+mod phases;
 mod records;
 mod report;
 
@@ -31,6 +35,8 @@ pub(crate) const IMAGE: &str = "docker.io/library/busybox:1";
 pub(crate) struct Pair {
     /// Debian's containerd and ours, in this order.
     pub(crate) daemons: [(Daemon, Client); 2],
+    /// Their roots; gone after them.
+    _roots: [tempfile::TempDir; 2],
 }
 
 impl Pair {
@@ -38,20 +44,34 @@ impl Pair {
         let mut made = Vec::new();
         for kind in [DaemonKind::Containerd, DaemonKind::Gantryd] {
             let daemon = match kind {
-                DaemonKind::Containerd => Daemon::containerd().config("[plugins]").start(),
-                DaemonKind::Gantryd => Daemon::gantryd().start(),
+                DaemonKind::Containerd => Daemon::containerd().config("[plugins]"),
+                DaemonKind::Gantryd => Daemon::gantryd(),
             };
-            let archive = daemon.dir().join("image.tar");
-            let image = Image::busybox();
-            image.write_oci_tar(&archive, IMAGE);
-            daemon.ctr().ok(["images", "import", &archive.to_string_lossy()]);
-            let client = Client::connect(&daemon, &image).await?;
-            made.push((daemon, client));
+            let root = root()?;
+            // As daemons run; those of tests log everything.
+            let daemon = daemon.root(root.path()).arg("--log-level").arg("info");
+            let (daemon, client) = with_image(daemon.start()).await?;
+            made.push(((daemon, client), root));
         }
-        let second = made.pop().expect("two daemons were made");
-        let first = made.pop().expect("two daemons were made");
-        Ok(Self { daemons: [first, second] })
+        let (second, second_root) = made.pop().expect("two daemons were made");
+        let (first, first_root) = made.pop().expect("two daemons were made");
+        Ok(Self { daemons: [first, second], _roots: [first_root, second_root] })
     }
+}
+
+/// A directory on disk, whatever `TMPDIR` is on.
+pub(crate) fn root() -> Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/var/tmp").map_err(|err| gantry_errdefs::Error::io("/var/tmp", err))
+}
+
+/// Imports the image; returns the daemon with a client of it.
+pub(crate) async fn with_image(daemon: Daemon) -> Result<(Daemon, Client)> {
+    let archive = daemon.dir().join("image.tar");
+    let image = Image::busybox();
+    image.write_oci_tar(&archive, IMAGE);
+    daemon.ctr().ok(["images", "import", &archive.to_string_lossy()]);
+    let client = Client::connect(&daemon, &image).await?;
+    Ok((daemon, client))
 }
 
 fn main() -> Result<()> {
@@ -76,6 +96,9 @@ fn main() -> Result<()> {
         }
         if want("exec") {
             life::run_execs(&pair, &mut report).await?;
+        }
+        if want("phases") {
+            phases::run().await?;
         }
         if want("memory") {
             memory::run(&pair, &mut report).await?;

@@ -6,36 +6,69 @@ use crate::Pair;
 use crate::life;
 use crate::report::Report;
 
-/// Idle containers per daemon.
+/// Idle containers per daemon; `GANTRY_BENCH_IDLE`.
 const IDLE: usize = 10;
 
+/// Execs in one container, whose shim is to be as small afterwards; `GANTRY_BENCH_MEMORY_EXECS`.
+const EXECS: usize = 200;
+/// Execs before, so that what is made once is there.
+const WARM_UP: usize = 50;
+
+/// A shim gives memory back once nobody has called it for a second.
+const REST: std::time::Duration = std::time::Duration::from_secs(3);
+
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
+    let idle = life::count("GANTRY_BENCH_IDLE", IDLE);
     for (_, client) in &pair.daemons {
-        for n in 0..IDLE {
+        for n in 0..idle {
             let id = format!("idle-{n}");
             life::create(client, &id, &["sleep", "1000"]).await?;
             life::start(client, &id).await?;
         }
     }
-    life::settle().await;
+    tokio::time::sleep(REST).await;
     report.sizes("daemon RSS", daemons(pair));
-    for (what, key) in [
-        ("shim RSS, mean of 10", "Rss:"),
-        ("shim PSS, mean of 10", "Pss:"),
-        ("shim private dirty, mean of 10", "Private_Dirty:"),
-    ] {
-        let sides = [0, 1].map(|side| {
-            let shims = shims(&pair.daemons[side].0);
-            let total: u64 = shims.iter().map(|pid| rollup(*pid, key)).sum();
-            total / u64::try_from(shims.len().max(1)).unwrap_or(1)
-        });
-        report.sizes(what, sides);
+    let total = |side: usize, key: &str| -> (u64, u64) {
+        let shims = shims(&pair.daemons[side].0);
+        let total = shims.iter().map(|pid| rollup(*pid, key)).sum();
+        (total, u64::try_from(shims.len().max(1)).unwrap_or(1))
+    };
+    for (what, key) in [("RSS", "Rss:"), ("PSS", "Pss:"), ("private dirty", "Private_Dirty:")] {
+        let sides = [0, 1].map(|side| total(side, key));
+        report.sizes(&format!("shim {what}, mean of {idle}"), sides.map(|(all, n)| all / n));
     }
+    report.sizes(&format!("PSS of {idle} shims"), [0, 1].map(|side| total(side, "Pss:").0));
     for (_, client) in &pair.daemons {
-        for n in 0..IDLE {
+        for n in 1..idle {
             life::kill_and_remove(client, &format!("idle-{n}")).await?;
         }
     }
+    after_execs(pair, report).await?;
+    for (_, client) in &pair.daemons {
+        life::kill_and_remove(client, "idle-0").await?;
+    }
+    Ok(())
+}
+
+/// How much a shim grows by execs; its container is the only one left.
+async fn after_execs(pair: &Pair, report: &mut Report) -> Result<()> {
+    let execs = life::count("GANTRY_BENCH_MEMORY_EXECS", EXECS);
+    let (mut before, mut after) = ([0; 2], [0; 2]);
+    for (side, (daemon, client)) in pair.daemons.iter().enumerate() {
+        let private = || shims(daemon).iter().map(|pid| rollup(*pid, "Private_Dirty:")).sum();
+        for n in 0..WARM_UP {
+            life::exec(client, "idle-0", &format!("warm-{n}")).await?;
+        }
+        tokio::time::sleep(REST).await;
+        before[side] = private();
+        for n in 0..execs {
+            life::exec(client, "idle-0", &format!("exec-{n}")).await?;
+        }
+        tokio::time::sleep(REST).await;
+        after[side] = private();
+    }
+    report.sizes("shim private dirty before execs", before);
+    report.sizes(&format!("shim private dirty after {execs} execs"), after);
     Ok(())
 }
 

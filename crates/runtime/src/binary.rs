@@ -1,6 +1,7 @@
 //! Running the verbs of a shim program: `start`, `delete`, `-v`, `-info`.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::bootstrap::{ANSWER_BYTES_MAX, Bootstrap};
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::launch::{self, Launched};
 use crate::{Exit, convert};
 
 /// How long output may follow the end of the program, from a child that kept its pipes.
@@ -35,11 +37,22 @@ pub(crate) struct Versions {
 }
 
 /// A std mutex guards it: held for a map access, never across an await.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     /// A program that was replaced is asked again.
     modified: SystemTime,
-    takes_bootstrap: bool,
+    says: Says,
+    /// The program on a read-only mount of its own, where that is of use and can be had.
+    protected: Option<Arc<OwnedFd>>,
+}
+
+/// What a program says of how it wants to be started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Says {
+    /// Parameters on standard input.
+    bootstrap: bool,
+    /// Its listening socket there, and no verb.
+    socket: bool,
 }
 
 /// Programs remembered; more than this many shims are not installed anywhere.
@@ -64,7 +77,9 @@ struct Output {
 }
 
 impl Binary<'_> {
-    /// Starts a shim and reads where it listens.
+    /// Starts a shim: by one exec where it is `alone` (shares its process with no other
+    /// container, and has no cgroup of its own to join) and its program takes its socket, else by
+    /// the `start` verb, which tells where it listens.
     ///
     /// # Errors
     /// Unknown with the output of the program when it failed, DeadlineExceeded when it took too
@@ -73,8 +88,16 @@ impl Binary<'_> {
         &self,
         versions: &Versions,
         options: Option<&Any>,
-    ) -> Result<Bootstrap> {
-        let stdin = if versions.takes_bootstrap(self.config, self.program).await {
+        alone: bool,
+    ) -> Result<Launched> {
+        let known = versions.of(self.config, self.program).await;
+        if alone
+            && known.says.socket
+            && let Some(launched) = launch::launch(self, known.protected.as_deref())?
+        {
+            return Ok(launched);
+        }
+        let stdin = if known.says.bootstrap {
             self.params(options).encode_to_vec()
         } else {
             options.map(|any| convert::to_wire(any).encode_to_vec()).unwrap_or_default()
@@ -92,7 +115,8 @@ impl Binary<'_> {
                 output.status_text()
             )));
         }
-        Bootstrap::parse(&output.stdout).context(|| "failed to start shim")
+        let bootstrap = Bootstrap::parse(&output.stdout).context(|| "failed to start shim")?;
+        Ok(Launched { bootstrap, process: None })
     }
 
     /// Lets the program clean up after a shim that is gone, and says how the task ended.
@@ -143,8 +167,13 @@ impl Binary<'_> {
 
     /// The program with the flags and variables that every verb gets.
     fn command(&self) -> Command {
+        self.command_of(self.program)
+    }
+
+    /// As above, with the program found at another path.
+    pub(crate) fn command_of(&self, program: &Path) -> Command {
         let config = self.config;
-        let mut command = Command::new(self.program);
+        let mut command = Command::new(program);
         command
             .arg("-namespace")
             .arg(self.namespace.as_str())
@@ -195,30 +224,38 @@ pub(crate) async fn info(
 }
 
 impl Versions {
-    /// Whether `program` takes bootstrap parameters on stdin: ours does, and containerd's from
-    /// 2.3 on. A program that does not say is taken for an old one, as those ignore stdin or
-    /// read options from it.
-    async fn takes_bootstrap(&self, config: &Config, program: &Path) -> bool {
+    /// How `program` wants to be started. One that does not say is taken for an old one, as those
+    /// ignore stdin or read options from it.
+    async fn of(&self, config: &Config, program: &Path) -> Known {
         let modified =
             program.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         if let Some(known) = self.known().get(program).filter(|k| k.modified == modified) {
-            return known.takes_bootstrap;
+            return known.clone();
         }
         let mut command = Command::new(program);
         command.arg("-v").envs(config.env.iter().map(|(k, v)| (k, v)));
-        let takes_bootstrap = match run(command, &[], config.deadlines.info).await {
-            Ok(output) => says_bootstrap(&String::from_utf8_lossy(&output.stdout)),
+        let says = match run(command, &[], config.deadlines.info).await {
+            Ok(output) => says(&String::from_utf8_lossy(&output.stdout)),
             Err(err) => {
                 tracing::warn!(program = %program.display(), %err, "version of a shim");
-                false
+                Says::default()
             }
         };
+        let protected = says.socket.then(|| gantry_sys::program::protect(program));
+        let protected = protected.and_then(|protected| match protected {
+            Ok(protected) => Some(Arc::new(protected)),
+            Err(err) => {
+                tracing::info!(%err, "shims are not protected: their execs are the runtime's");
+                None
+            }
+        });
+        let found = Known { modified, says, protected };
         let mut known = self.known();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(program.to_owned(), Known { modified, takes_bootstrap });
-        takes_bootstrap
+        known.insert(program.to_owned(), found.clone());
+        found
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Known>> {
@@ -227,18 +264,20 @@ impl Versions {
 }
 
 /// Reads the output of `-v`: lines of `key: value`, of which one is the version. Ours counts its
-/// own releases, and says in a line of its own how it wants to be started.
-fn says_bootstrap(text: &str) -> bool {
-    let mut version = None;
+/// own releases, and says in lines of its own how it wants to be started.
+fn says(text: &str) -> Says {
+    let (mut version, mut bootstrap, mut socket) = (None, None, false);
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else { continue };
         match key.trim().to_ascii_lowercase().as_str() {
-            "bootstrap" => return value.trim() == "protobuf",
+            "bootstrap" => bootstrap = Some(value.trim() == "protobuf"),
+            "socket" => socket = value.trim() == "stdin",
             "version" => version = parse_version(value.trim()),
             _ => {}
         }
     }
-    version.is_some_and(|v| v >= BOOTSTRAP_SINCE)
+    let bootstrap = bootstrap.unwrap_or_else(|| version.is_some_and(|v| v >= BOOTSTRAP_SINCE));
+    Says { bootstrap, socket }
 }
 
 /// `v2.3.4` or `1.6.20~ds1` => major and minor.
@@ -335,11 +374,12 @@ mod tests {
     #[test]
     fn versions_decide_the_form_of_stdin() {
         let debian = "containerd-shim-runc-v2:\n  Version:  1.6.20~ds1\n  Go version: go1.19.8\n";
-        assert!(!says_bootstrap(debian));
-        assert!(!says_bootstrap("x:\n  Version:  v2.2.9\n"));
-        assert!(says_bootstrap("x:\n  Version:  v2.3.0\n"));
-        assert!(says_bootstrap("x:\n  Version: 0.1.0\n  Bootstrap: protobuf\n"));
-        assert!(!says_bootstrap("no idea"));
+        assert_eq!(says(debian), Says::default());
+        assert!(!says("x:\n  Version:  v2.2.9\n").bootstrap);
+        assert_eq!(says("x:\n  Version:  v2.3.0\n"), Says { bootstrap: true, socket: false });
+        let ours = says("x:\n  Version: 0.1.0\n  Bootstrap: protobuf\n  Socket: stdin\n");
+        assert_eq!(ours, Says { bootstrap: true, socket: true });
+        assert_eq!(says("no idea"), Says::default());
         assert_eq!(parse_version("v10.2.3-rc.1"), Some((10, 2)));
         assert_eq!(parse_version("dev"), None);
     }

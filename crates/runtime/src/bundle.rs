@@ -1,5 +1,6 @@
 //! The directory of one task. Everything here blocks.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_mount::UnmountFlags;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::bootstrap::Bootstrap;
 
@@ -44,6 +46,17 @@ pub(crate) struct Found {
     pub(crate) namespace: Namespace,
     pub(crate) id: String,
     pub(crate) bundle: Bundle,
+}
+
+/// Annotations whose value names a group of containers that share a shim.
+const GROUP_ANNOTATIONS: [&str; 2] =
+    ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+/// The part of a spec that decides which shim a container gets.
+#[derive(Deserialize)]
+struct Annotated {
+    #[serde(default)]
+    annotations: Option<HashMap<String, IgnoredAny>>,
 }
 
 /// The part of a spec that decides who may enter the bundle.
@@ -334,6 +347,14 @@ impl Bundle {
         }
         gantry_mount::unmount_recursive(&self.path, UnmountFlags::DETACH)
     }
+}
+
+/// Whether a container shares its shim with others; how, its program knows. A spec that cannot be
+/// read may say anything.
+pub(crate) fn is_grouped(spec: &[u8]) -> bool {
+    let Ok(spec) = serde_json::from_slice::<Annotated>(spec) else { return true };
+    let annotations = spec.annotations.unwrap_or_default();
+    GROUP_ANNOTATIONS.iter().any(|name| annotations.contains_key(*name))
 }
 
 /// The group on the host of a remapped root: it may enter the bundle.

@@ -58,6 +58,12 @@ pub(crate) fn for_checkpoint(options: Option<Any>) -> Result<Option<Any>> {
     })))
 }
 
+/// Whether the shim is to be put into a cgroup; its `start` verb does that.
+pub(crate) fn has_shim_cgroup(start: Option<&Any>) -> bool {
+    let options = decode::<new::Options>(start);
+    options.is_ok_and(|options| options.is_some_and(|options| !options.shim_cgroup.is_empty()))
+}
+
 fn has_value(any: &Any) -> bool {
     !any.value.is_empty()
 }

@@ -213,6 +213,11 @@ impl Shim {
         self.answered(result)
     }
 
+    /// Takes hold of the shim's process.
+    pub(crate) fn set_process(&self, process: OwnedFd) {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+    }
+
     /// Keeps hold of the shim's process while it certainly is the one connected to us.
     fn hold_process(&self, pid: u32) {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +230,10 @@ impl Shim {
 
     /// Tells the shim to end, if it has no other task, and lets go of it. One that has no other
     /// task (`alone`) and does not end is killed.
-    pub(crate) async fn shut_down(&self, alone: bool) {
+    ///
+    /// A shim that has taken its socket away has told all it had to tell; what is left of it is an
+    /// exit that nobody has to wait for.
+    pub(crate) async fn shut_down(self: &Arc<Self>, alone: bool) {
         self.release();
         let deadline = self.config.deadlines.shutdown;
         let request = ShutdownRequest { id: self.id.clone(), now: false };
@@ -235,7 +243,20 @@ impl Shim {
         {
             tracing::debug!(id = self.id, %err, "shutdown of a shim");
         }
-        if alone && tokio::time::timeout(deadline, self.died()).await.is_err() {
+        let gone = alone && self.address.strip_prefix("unix://").is_some_and(is_absent);
+        if gone {
+            let shim = Arc::clone(self);
+            tokio::spawn(async move { shim.see_off(deadline).await });
+        } else if alone {
+            self.see_off(deadline).await;
+        } else {
+            self.connection.close();
+        }
+    }
+
+    /// Waits for the end of a shim that was told to, and kills one that goes on.
+    async fn see_off(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.died()).await.is_err() {
             tracing::warn!(id = self.id, "shim did not end when told to: killing it");
             self.kill_process();
         }
@@ -301,4 +322,9 @@ impl Shim {
         let exited_at = Some(std::time::SystemTime::now());
         Exit { pid: 0, status: UNKNOWN_EXIT_STATUS, exited_at }
     }
+}
+
+/// Whether there is no such file.
+fn is_absent(path: &str) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|err| err.kind() == std::io::ErrorKind::NotFound)
 }

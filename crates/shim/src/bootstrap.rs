@@ -11,6 +11,7 @@ use gantry_api::Payload as _;
 use gantry_api::containerd::runc::v1::Options as RuncOptions;
 use gantry_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
 use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_sys::program;
 use prost::Message as _;
 use prost_types::Any;
 
@@ -183,7 +184,10 @@ fn answer(form: Form, address: &str) -> Vec<u8> {
 /// socket as its standard input.
 fn launch(request: &Request, listener: UnixListener) -> Result<()> {
     let name = std::env::args_os().next().unwrap_or_else(|| "containerd-shim-runc-v2".into());
-    let mut command = Command::new("/proc/self/exe");
+    // Not to be written to by a container that sees a process of it.
+    let protected = gantry_sys::program::protect(Path::new("/proc/self/exe")).ok();
+    let program = protected.as_ref().map_or_else(|| "/proc/self/exe".into(), program::path_of);
+    let mut command = Command::new(program);
     command.arg0(name);
     command.args(["-namespace", &request.namespace, "-id", &request.id]);
     command.args(["-address", &request.address]);

@@ -17,9 +17,10 @@ const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The text of `-v`.
 pub(crate) fn version() -> String {
-    // A daemon of ours asks how to pass the parameters of `start`.
+    // A daemon of ours asks how to pass the parameters of `start`, and whether it needs `start`.
     let version = crate::VERSION;
-    format!("containerd-shim-runc-v2:\n  Version:  {version}\n  Bootstrap: protobuf\n")
+    let lines = "Bootstrap: protobuf\n  Socket: stdin";
+    format!("containerd-shim-runc-v2:\n  Version:  {version}\n  {lines}\n")
 }
 
 /// The answer to `-info`: this shim, the options it was asked with, and what the runtime they name

@@ -31,6 +31,7 @@ mod fd;
 mod info;
 mod log;
 mod options;
+mod phase;
 mod process;
 pub mod reaper;
 mod sandbox;

@@ -239,6 +239,11 @@ impl Process {
         }
     }
 
+    /// The process as a descriptor; none before it exists and after it has ended.
+    pub(crate) fn pidfd(&self) -> Option<OwnedFd> {
+        self.lock().pidfd.as_ref().and_then(|pidfd| fd::duplicate(pidfd).ok())
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

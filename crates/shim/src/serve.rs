@@ -30,7 +30,12 @@ use crate::upgrade::{self, UpgradeService};
 /// # Errors
 /// Standard input is not a listening socket, or the process cannot be set up.
 pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
+    gantry_sys::memory::be_frugal();
     crate::log::open(Path::new("."), args.debug);
+    // Started through a descriptor, it would be listed under the number of that.
+    if let Err(err) = rustix::thread::set_name(c"containerd-shim") {
+        warning!("name of the process: {err}");
+    }
     let listener = take_listener()?;
     run(args, slots, listener, None)
 }
@@ -40,6 +45,7 @@ pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
 /// # Errors
 /// Its state cannot be read, or the process cannot be set up.
 pub(crate) fn take_over(args: &Args, slots: Slots) -> Result<()> {
+    gantry_sys::memory::be_frugal();
     crate::log::open(Path::new("."), args.debug);
     let state = upgrade::receive(args)?;
     let listener = UnixListener::from(Incoming::owned(state.listener)?);
@@ -68,7 +74,8 @@ async fn serve_on(
     let path = bound_path(&listener);
     let reaper = Reaper::new();
     let events = Events::new(&args.namespace);
-    let shim = Shim::new(args.namespace.clone(), reaper.clone(), events.clone(), slots);
+    let namespace = args.namespace.clone();
+    let shim = Shim::new(namespace, reaper.clone(), events.clone(), slots, path.clone());
     let pod = SandboxService::new(shim.clone());
     let (carried, came_from) = match state {
         Some(state) => resume(state, &shim, &pod),
@@ -77,6 +84,8 @@ async fn serve_on(
     let reaping = tokio::spawn(reaper.clone().run());
     tokio::spawn(events.run(route, reaper));
     heed_signals(&shim);
+    let small = shim.clone();
+    tokio::spawn(async move { small.keep_small().await });
     gantry_sys::exec::unblock_signals();
     let handover = Handover::new(upgrade::repeats);
     let parts = upgrade::Parts {
@@ -99,9 +108,9 @@ async fn serve_on(
             () = shim.forgotten() => warning!("no container and no daemon: this shim ends"),
             ended = reaping => warning!("the reaper ended: {ended:?}"),
         }
-        // From here on nobody new finds this shim.
-        if let Some(path) = path {
-            // The daemon may have removed it already.
+        // From here on nobody new finds this shim. One that was told to end has seen to that, and
+        // by now the name may be another's.
+        if let Some(path) = path.filter(|_| !shim.was_told()) {
             let _ = std::fs::remove_file(path);
         }
     };

@@ -5,9 +5,13 @@
 //! and not wrapped again. One file per topic; every unsafe block says why it is sound.
 
 pub mod durable;
+pub mod enter;
 pub mod exec;
 pub mod loopdev;
+pub mod memory;
 pub mod mountattr;
+pub mod program;
+pub mod seccomp;
 pub mod thread;
 pub mod tree;
 pub mod userns;

@@ -63,3 +63,26 @@ fn root_an_unknown_runtime_is_named_in_the_error() {
     let _ = rig.client.run(["containers", "delete", "c1"]);
     rig.daemon.assert_clean();
 }
+
+#[test]
+fn root_our_shim_is_started_by_one_exec_and_cannot_be_written_to() {
+    let rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
+    let image = rig.busybox();
+    rig.client.ok(["run", "-d", &image, "c1", "sleep", "1000"]);
+    let children = format!("/proc/{0}/task", rig.daemon.pid());
+    let children = std::fs::read_dir(children).unwrap().flat_map(|thread| {
+        let list = thread.unwrap().path().join("children");
+        let list = std::fs::read_to_string(list).unwrap_or_default();
+        list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    });
+    let children: Vec<String> = children.collect();
+    let [shim] = &children[..] else { panic!("the daemon's children: {children:?}") };
+    let name = std::fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
+    assert_eq!(name, "containerd-shim\n");
+    let program = std::fs::OpenOptions::new().write(true).open(format!("/proc/{shim}/exe"));
+    let refused = program.expect_err("its program is on a read-only mount").raw_os_error();
+    const EROFS: i32 = 30;
+    assert_eq!(refused, Some(EROFS));
+    rig.remove("c1");
+    rig.daemon.assert_clean();
+}

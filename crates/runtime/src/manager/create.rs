@@ -13,8 +13,10 @@ use super::table::Key;
 use super::{Manager, blocking};
 use crate::binary::Binary;
 use crate::bootstrap::Bootstrap;
-use crate::bundle::Bundle;
+use crate::bundle::{self, Bundle};
+use crate::launch::Launched;
 use crate::log::LogReader;
+use crate::phase::phase;
 use crate::shim::{Identity, Shim};
 use crate::{CreateOptions, convert, options};
 
@@ -50,12 +52,15 @@ impl Manager {
         self.inner.table.reserve(key)?;
         let mut reservation = Reservation { manager: self, key, kept: false };
         let program = self.program(&options.runtime).await?;
-        let bundle = self.make_bundle(key, &mut options).await?;
+        let alone = !bundle::is_grouped(&options.spec.value)
+            && !options::has_shim_cgroup(start_options.as_ref());
+        let bundle = phase(&key.id, "bundle", self.make_bundle(key, &mut options)).await?;
         if let Err(err) = self.take_checkpoint(&mut options, &bundle).await {
             self.remove_bundle(&key.id, &bundle).await;
             return Err(err);
         }
-        let started = self.start_shim(key, &options, &program, &bundle, start_options).await;
+        let started = self.start_shim(key, &options, &program, &bundle, (start_options, alone));
+        let started = phase(&key.id, "start-shim", started).await;
         let shim = match started {
             Ok(shim) => Arc::new(shim),
             Err(err) => {
@@ -64,7 +69,7 @@ impl Manager {
             }
         };
         let request = request(&shim, options, task_options);
-        if let Err(err) = shim.create(&request).await {
+        if let Err(err) = phase(&key.id, "shim-create", shim.create(&request)).await {
             self.abandon(&shim).await;
             return Err(err.context("failed to create shim task"));
         }
@@ -97,7 +102,7 @@ impl Manager {
         options: &CreateOptions,
         program: &PathBuf,
         bundle: &Bundle,
-        start_options: Option<Any>,
+        (start_options, alone): (Option<Any>, bool),
     ) -> Result<Shim> {
         let who = Identity {
             config: Arc::clone(&self.inner.config),
@@ -111,12 +116,11 @@ impl Manager {
         blocking(move || record.set_shim_program(&shim_program)).await?;
         // The fifo has to be there before the shim looks for it.
         let log = LogReader::open(&bundle.log(), &key.id)?;
-        let joined = self.joined(key, options).await;
-        let bootstrap = match joined {
-            Some(bootstrap) => bootstrap,
+        let Launched { bootstrap, process } = match self.joined(key, options).await {
+            Some(bootstrap) => Launched { bootstrap, process: None },
             None => {
                 self.binary(key, program, bundle)
-                    .start(&self.inner.versions, start_options.as_ref())
+                    .start(&self.inner.versions, start_options.as_ref(), alone)
                     .await?
             }
         };
@@ -125,7 +129,9 @@ impl Manager {
         let connection = self.connect(&bootstrap).await.context(|| "failed to start shim")?;
         let shim = Shim::new(who, &bootstrap, connection, Some(log));
         // Which process it is matters only if it does not end when told to.
-        if let Err(err) = shim.connect(self.inner.config.deadlines.connect_new).await {
+        if let Some(process) = process {
+            shim.set_process(process);
+        } else if let Err(err) = shim.connect(self.inner.config.deadlines.connect_new).await {
             tracing::debug!(id = key.id, %err, "connect to a new shim");
         }
         Ok(shim)

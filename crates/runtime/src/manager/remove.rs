@@ -10,6 +10,7 @@ use super::{Manager, blocking};
 use crate::Exit;
 use crate::bundle::Bundle;
 use crate::events::{publish_delete, publish_exit};
+use crate::phase::phase;
 use crate::shim::Shim;
 
 impl Manager {
@@ -19,7 +20,8 @@ impl Manager {
         if shim.is_released() {
             return Err(key(shim).not_found());
         }
-        let exit = match shim.delete("", self.inner.config.deadlines.delete).await {
+        let deletion = shim.delete("", self.inner.config.deadlines.delete);
+        let exit = match phase(&shim.id, "shim-delete", deletion).await {
             Ok(exit) => {
                 let bundle = shim.bundle.clone();
                 // Without the mark a daemon that dies right now would publish the end twice.
@@ -43,13 +45,13 @@ impl Manager {
 
     /// Ends the shim, if it has no other task, and removes what the daemon holds of the task.
     async fn finish(&self, shim: &Arc<Shim>) {
-        self.end_shim(shim).await;
-        self.remove_bundle(&shim.id, &shim.bundle).await;
+        phase(&shim.id, "end-shim", self.end_shim(shim)).await;
+        phase(&shim.id, "remove-bundle", self.remove_bundle(&shim.id, &shim.bundle)).await;
         self.inner.table.forget(&key(shim));
     }
 
     /// Ends the shim, if it has no other task, and lets go of it.
-    pub(super) async fn end_shim(&self, shim: &Shim) {
+    pub(super) async fn end_shim(&self, shim: &Arc<Shim>) {
         if shim.sandbox_id.is_empty() {
             let alone = !self.inner.table.is_shared(&key(shim), &shim.address);
             shim.shut_down(alone).await;

@@ -114,6 +114,7 @@ fn remove_cgroup(path: &Path) -> bool {
     fs::remove_dir(path).is_ok()
 }
 
-fn is_runc(config: &RuncConfig) -> bool {
+/// Whether the runtime is runc, by its name.
+pub(super) fn is_runc(config: &RuncConfig) -> bool {
     Path::new(&config.binary).file_name().is_some_and(|name| name == "runc")
 }

@@ -8,6 +8,7 @@
 //! returns the state of a container.
 
 mod direct;
+mod join;
 mod log;
 mod runc;
 
@@ -94,6 +95,8 @@ pub struct Exec<'a> {
     pub bundle: &'a Path,
     /// An OCI `process` object as JSON, as the client sent it.
     pub process: &'a [u8],
+    /// The container's init, for engines that know it by this; none when it has exited.
+    pub init: Option<OwnedFd>,
     /// Its stdio; not used when `console` is given.
     pub stdio: ChildStdio,
     /// Socket that is to receive the master of its terminal.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 
-use super::{Checkpoint, ChildStdio, Create, Engine, Exec, Spawned, direct, log};
+use super::{Checkpoint, ChildStdio, Create, Engine, Exec, Spawned, direct, join, log};
 use crate::fd;
 use crate::reaper::{Exit, Reaper};
 
@@ -187,7 +187,11 @@ impl Engine for Runc {
         }
         stdio(&mut command, call.stdio, call.console);
         command.arg(call.id);
-        self.launch(verb, command, &pid_file).await
+        let spawned = self.launch(verb, command, &pid_file).await?;
+        if call.restore.is_none() {
+            join::keep_filter(&self.config, call.id, call.bundle, spawned.pid);
+        }
+        Ok(spawned)
     }
 
     async fn start(&self, id: &str) -> Result<()> {
@@ -198,6 +202,9 @@ impl Engine for Runc {
     }
 
     async fn exec(&self, call: Exec<'_>) -> Result<Spawned> {
+        if let Some(spawned) = join::exec(&self.config, &self.reaper, &call).await? {
+            return Ok(spawned);
+        }
         let process = call.bundle.join(format!(".{}.process.json", call.exec_id));
         let pid_file = call.bundle.join(format!("{}.pid", call.exec_id));
         std::fs::write(&process, call.process).context(|| process.display().to_string())?;

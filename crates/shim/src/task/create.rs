@@ -15,6 +15,7 @@ use crate::container::{Container, Settings};
 use crate::engine::{Create, Engine, Restore, Runc};
 use crate::log::warning;
 use crate::options::Options;
+use crate::phase::Phase;
 use crate::process::Process;
 use crate::reaper::Exited;
 use crate::spec::Spec;
@@ -55,7 +56,10 @@ impl Shim {
         let bundle = bundle_of(&request)?;
         let options = Options::decode(request.options.as_ref())?;
         options.saved().save(&bundle)?;
-        let mounted = mount_rootfs(&request, &bundle)?;
+        let mounted = {
+            let _phase = Phase::begin("mount");
+            mount_rootfs(&request, &bundle)?
+        };
         let made = self.make_in(&request, &bundle, options, mounted).await;
         if made.is_err() && mounted {
             unmount_rootfs(&bundle).await;
@@ -105,6 +109,7 @@ impl Shim {
             Some(image) => Some(restore(image, settings, &container.bundle)?),
             None => None,
         };
+        let making = Phase::begin("runtime-create");
         let spawned = container
             .engine
             .create(Create {
@@ -117,6 +122,7 @@ impl Shim {
                 restore,
             })
             .await;
+        drop(making);
         let spawned = match spawned {
             // A runtime that was killed in the middle has not cleaned up after itself.
             Err(err) if err.is_deadline_exceeded() => {
@@ -128,6 +134,7 @@ impl Shim {
         match opened.attach() {
             Ok(io) => {
                 let exited = container.init.spawned(spawned, io);
+                let _phase = Phase::begin("find-cgroup");
                 container.find_cgroup();
                 Ok(exited)
             }

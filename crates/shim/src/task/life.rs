@@ -16,6 +16,7 @@ use crate::clock;
 use crate::container::Container;
 use crate::engine::Exec;
 use crate::log::warning;
+use crate::phase::Phase;
 use crate::process::{Process, Stage};
 use crate::reaper::{Exit, Exited};
 use crate::state::ExitRecord;
@@ -54,6 +55,7 @@ impl Shim {
         let restored = match container.settings.restore {
             Some(_) => Some(self.launch_init(container).await?),
             None => {
+                let _phase = Phase::begin("runtime-start");
                 init.io().start_input();
                 release_init(container).await?;
                 None
@@ -122,6 +124,7 @@ impl Shim {
     async fn launch_exec(&self, container: &Container, process: &Process) -> Result<Exited> {
         let context = self.stdio_context(container);
         let (child, opened) = stdio::open(&process.streams, &context).await?;
+        let entering = Phase::begin("exec");
         let spawned = container
             .engine
             .exec(Exec {
@@ -129,10 +132,12 @@ impl Shim {
                 exec_id: &process.exec_id,
                 bundle: &container.bundle,
                 process: &process.spec,
+                init: container.init.pidfd(),
                 stdio: child,
                 console: opened.console(),
             })
             .await?;
+        drop(entering);
         let io = opened.attach()?;
         Ok(process.spawned(spawned, io))
     }
@@ -184,17 +189,20 @@ impl Shim {
         let init = &container.init;
         container.forget_oom();
         let never_ran = init.pid() == 0;
+        let removing = Phase::begin("runtime-delete");
         let remove = async {
             if never_ran { Ok(()) } else { container.engine.delete(&container.id, false).await }
         };
         let io = init.io();
         let (removed, ()) = tokio::join!(remove, io.close(DRAIN_INIT_DEADLINE));
         removed?;
+        drop(removing);
         for exec in container.execs_now() {
             exec.io().close(Duration::ZERO).await;
             exec.deleted();
         }
         if container.settings.mounted {
+            let _phase = Phase::begin("unmount");
             unmount_rootfs(&container.bundle).await;
         }
         self.remove(&container.id);
@@ -266,10 +274,12 @@ impl Shim {
             let event = TaskOom { container_id: container.id.clone() };
             self.events.publish("/tasks/oom", &event);
         }
+        let recording = Phase::begin("exit-record");
         let record = ExitRecord::new(&container.id, &process.exec_id, process.pid(), exit);
         if let Err(err) = record.save(&container.bundle) {
             warning!("exit record: {err}");
         }
+        drop(recording);
         let id = if process.exec_id.is_empty() { &container.id } else { &process.exec_id };
         let event = TaskExit {
             container_id: container.id.clone(),

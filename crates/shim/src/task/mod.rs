@@ -41,6 +41,9 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// deleting the last container and ending it.
 const FORGOTTEN_DEADLINE: Duration = Duration::from_secs(60);
 
+/// With nobody calling for this long, what the last calls have freed is given back.
+const REST_DELAY: Duration = Duration::from_secs(1);
+
 /// The signal nothing survives.
 const SIGKILL: u32 = 9;
 
@@ -61,11 +64,17 @@ pub(crate) struct Shim {
     emptied: Notify,
     /// Told when the shim is to end.
     pub stop: Notify,
+    /// Where its socket is found.
+    pub socket: Option<PathBuf>,
     /// For tasks that outlive the call that starts them.
     this: Weak<Self>,
     containers: Mutex<HashMap<String, Entry>>,
     sandboxed: AtomicBool,
     last_call: Mutex<Instant>,
+    /// It was told to end by a daemon.
+    told: AtomicBool,
+    /// Told with every call.
+    busy: Notify,
 }
 
 /// A name that is taken by a Create that runs, or a container.
@@ -82,6 +91,7 @@ impl Shim {
         reaper: Arc<Reaper>,
         events: Arc<Events>,
         slots: Slots,
+        socket: Option<PathBuf>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             namespace,
@@ -89,12 +99,15 @@ impl Shim {
             events,
             slots,
             endings: Arc::default(),
+            socket,
             emptied: Notify::new(),
             stop: Notify::new(),
             this: this.clone(),
             containers: Mutex::default(),
             sandboxed: AtomicBool::new(false),
             last_call: Mutex::new(Instant::now()),
+            told: AtomicBool::new(false),
+            busy: Notify::new(),
         })
     }
 
@@ -145,8 +158,23 @@ impl Shim {
         }
     }
 
+    /// Keeps the process small: gives memory back whenever a burst of calls is over.
+    pub(crate) async fn keep_small(&self) {
+        loop {
+            self.busy.notified().await;
+            while tokio::time::timeout(REST_DELAY, self.busy.notified()).await.is_ok() {}
+            gantry_sys::memory::trim();
+        }
+    }
+
+    /// Whether a daemon has ended it, and its socket is gone.
+    pub(crate) fn was_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
     /// Notes that somebody knows of this shim.
     fn called(&self) {
+        self.busy.notify_one();
         *self.last_call.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -307,6 +335,14 @@ impl Task for Shim {
     async fn shutdown(&self, _: Context, _: api::ShutdownRequest) -> Result<()> {
         // Ignored while there are containers: the shim is theirs.
         if self.is_empty() {
+            // Whoever hears the answer may take this shim's name at once, and must not be told of
+            // its last container afterwards.
+            self.finish().await;
+            if let Some(path) = &self.socket {
+                // The daemon may have removed it already.
+                let _ = std::fs::remove_file(path);
+            }
+            self.told.store(true, Ordering::Relaxed);
             self.stop.notify_one();
         }
         Ok(())

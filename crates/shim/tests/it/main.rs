@@ -5,6 +5,7 @@
 //! cgroups are the machine's.
 
 mod bootstrap;
+mod exec;
 mod harness;
 mod io;
 mod life;

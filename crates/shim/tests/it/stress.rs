@@ -36,8 +36,10 @@ fn root_execs_leave_nothing_in_memory() {
         for n in 0..rounds(60) {
             run(format!("e{n}")).await;
         }
-        let after = private_kb(shim.pid);
-        assert!(after <= before + before / 20 + 16, "{before} kB became {after} kB");
+        // What the calls have freed is given back a moment after the last one.
+        let allowed = before + before / 20 + 16;
+        let small = || (private_kb(shim.pid) <= allowed).then_some(());
+        eventually(&format!("at most {allowed} kB"), small).await;
         let descriptors =
             std::fs::read_dir(format!("/proc/{}/fd", shim.pid)).expect("lists").count();
         assert!(descriptors < 40, "{descriptors} descriptors");
