@@ -7,6 +7,7 @@
 pub mod durable;
 pub mod exec;
 pub mod loopdev;
+pub mod memory;
 pub mod mountattr;
 pub mod thread;
 pub mod tree;
