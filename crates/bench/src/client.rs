@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
 use gantry_api::containerd::services::content::v1::content_client::ContentClient;
+use gantry_api::containerd::services::events::v1::events_client::EventsClient;
 use gantry_api::containerd::services::leases::v1 as leases;
 use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
@@ -82,6 +83,10 @@ impl Client {
         SnapshotsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX)
     }
 
+    pub(crate) fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
+    }
+
     pub(crate) fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX)
     }
@@ -99,6 +104,11 @@ fn chain_id(diff_ids: &[Digest]) -> Digest {
 /// An `Any` with a spec in it.
 pub(crate) fn spec_any(type_url: &str, value: Vec<u8>) -> Any {
     Any { type_url: type_url.to_owned(), value }
+}
+
+/// Labels that keep an object from being collected, as the lease of a real client would.
+pub(crate) fn pinned() -> HashMap<String, String> {
+    HashMap::from([("containerd.io/gc.root".to_owned(), "bench".to_owned())])
 }
 
 /// No labels.

@@ -1,6 +1,7 @@
 //! Benches side by side with the installed containerd, as ratios of one run.
 //!
-//! `gantry-bench [life|exec|phases|content|records|images|memory]...` (all when none is named). The same
+//! `gantry-bench [idle|records|content|events|life|exec|phases|memory|images]...` (all when none is
+//! named; `soak` runs only when named). The same
 //! client code drives both daemons on private roots; the order of the daemons alternates by round,
 //! so that what the machine does besides hits both. Numbers of one run are comparable with each
 //! other and with nothing else.
@@ -15,6 +16,7 @@
 mod client;
 mod content;
 mod cost;
+mod events;
 mod images;
 mod life;
 mod memory;
@@ -85,11 +87,17 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let pair = Pair::start().await?;
         let mut report = Report::new();
+        if want("idle") {
+            memory::run_idle(&pair, &mut report).await;
+        }
         if want("records") {
             records::run(&pair, &mut report).await?;
         }
         if want("content") {
             content::run(&pair, &mut report).await?;
+        }
+        if want("events") {
+            events::run(&pair, &mut report).await?;
         }
         if want("life") {
             life::run(&pair, &mut report).await?;
@@ -102,6 +110,9 @@ fn main() -> Result<()> {
         }
         if want("memory") {
             memory::run(&pair, &mut report).await?;
+        }
+        if wanted.iter().any(|w| w == "soak") {
+            memory::run_soak(&pair).await?;
         }
         if want("images") {
             images::run(&mut report);

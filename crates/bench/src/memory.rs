@@ -1,5 +1,7 @@
 //! Memory of daemons and shims at rest, from `/proc/<pid>/smaps_rollup`.
 
+use std::time::Duration;
+
 use gantry_errdefs::Result;
 
 use crate::Pair;
@@ -9,13 +11,41 @@ use crate::report::Report;
 /// Idle containers per daemon; `GANTRY_BENCH_IDLE`.
 const IDLE: usize = 10;
 
+/// How long a daemon is left alone before its memory is read: both give memory back with time.
+const REST: Duration = Duration::from_secs(12);
+
+/// Container records made and deleted, and how often memory is read meanwhile.
+const SOAK_PAIRS: usize = 500_000;
+const SOAK_STEPS: usize = 10;
+
+/// Memory of daemons that have done nothing since their start but import an image.
+pub(crate) async fn run_idle(pair: &Pair, report: &mut Report) {
+    rest().await;
+    report.sizes("daemon RSS, idle", daemons(pair));
+}
+
+/// Memory over a million operations, on ours alone. `GANTRY_SOAK_PAIRS` sets another number.
+pub(crate) async fn run_soak(pair: &Pair) -> Result<()> {
+    let pairs = std::env::var("GANTRY_SOAK_PAIRS").ok().and_then(|n| n.parse().ok());
+    let step = pairs.unwrap_or(SOAK_PAIRS) / SOAK_STEPS;
+    let (_, client) = &pair.daemons[1];
+    for n in 1..=SOAK_STEPS {
+        crate::records::pairs(client, step, 16).await?;
+        let rss = daemons(pair)[1];
+        println!("soak: {} operations, RSS {rss} KiB", 2 * n * step);
+    }
+    rest().await;
+    println!("soak: at rest, RSS {} KiB", daemons(pair)[1]);
+    Ok(())
+}
+
 /// Execs in one container, whose shim is to be as small afterwards; `GANTRY_BENCH_MEMORY_EXECS`.
 const EXECS: usize = 200;
 /// Execs before, so that what is made once is there.
 const WARM_UP: usize = 50;
 
 /// A shim gives memory back once nobody has called it for a second.
-const REST: std::time::Duration = std::time::Duration::from_secs(3);
+const SHIM_REST: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     let idle = life::count("GANTRY_BENCH_IDLE", IDLE);
@@ -59,17 +89,22 @@ async fn after_execs(pair: &Pair, report: &mut Report) -> Result<()> {
         for n in 0..WARM_UP {
             life::exec(client, "idle-0", &format!("warm-{n}")).await?;
         }
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(SHIM_REST).await;
         before[side] = private();
         for n in 0..execs {
             life::exec(client, "idle-0", &format!("exec-{n}")).await?;
         }
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(SHIM_REST).await;
         after[side] = private();
     }
     report.sizes("shim private dirty before execs", before);
     report.sizes(&format!("shim private dirty after {execs} execs"), after);
     Ok(())
+}
+
+/// Leaves the daemons alone for a while.
+pub(crate) async fn rest() {
+    tokio::time::sleep(REST).await;
 }
 
 /// RSS of both daemons, in KiB.

@@ -7,7 +7,7 @@ use gantry_api::containerd::services::snapshots::v1 as snapshots;
 use gantry_errdefs::Result;
 
 use crate::Pair;
-use crate::client::{Client, none, rate};
+use crate::client::{Client, pinned, rate};
 use crate::life::settle;
 use crate::report::Report;
 
@@ -19,15 +19,7 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     for workers in [1, WORKERS] {
         let mut rates = [0.0; 2];
         for (side, (_, client)) in pair.daemons.iter().enumerate() {
-            let client = client.clone();
-            rates[side] = rate(PAIRS, workers, move |n| {
-                let client = client.clone();
-                async move {
-                    create(&client, n).await?;
-                    delete(&client, n).await
-                }
-            })
-            .await?;
+            rates[side] = pairs(client, PAIRS, workers).await?;
         }
         report.rates(&format!("container create+delete, {workers} at once"), rates);
         let mut rates = [0.0; 2];
@@ -61,7 +53,9 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
         }
     }
     report.times("list of 10,000 containers", sides);
-    report.sizes("daemon RSS with 10,000 containers", crate::memory::daemons(pair));
+    report.sizes("daemon RSS with 10,000 containers, listed", crate::memory::daemons(pair));
+    crate::memory::rest().await;
+    report.sizes("daemon RSS with 10,000 containers, at rest", crate::memory::daemons(pair));
     for (_, client) in &pair.daemons {
         let client = client.clone();
         rate(LISTED, WORKERS, move |n| {
@@ -71,6 +65,19 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// Creates and deletes `count` records from `workers` tasks; returns how many a second.
+pub(crate) async fn pairs(client: &Client, count: usize, workers: usize) -> Result<f64> {
+    let client = client.clone();
+    rate(count, workers, move |n| {
+        let client = client.clone();
+        async move {
+            create(&client, n).await?;
+            delete(&client, n).await
+        }
+    })
+    .await
 }
 
 async fn create(client: &Client, n: usize) -> Result<()> {
@@ -103,7 +110,7 @@ async fn snapshot(client: &Client, n: usize) -> Result<()> {
         snapshotter: "overlayfs".into(),
         key: key.clone(),
         parent: client.chain_id.to_string(),
-        labels: none(),
+        labels: pinned(),
     };
     client.snapshots().prepare(client.request(prepare)).await?;
     let remove = snapshots::RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key };

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use gantry_core::Digest;
-use gantry_errdefs::Result;
+use gantry_errdefs::{Error, Result};
 
 pub use local::LocalStore;
 
@@ -118,6 +118,23 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// NotFound.
     async fn abort(&self, reference: &str) -> Result<()>;
+
+    /// Makes blobs durable that [`Writer::commit_deferred`] left to the caller. One that has been
+    /// deleted meanwhile is no error.
+    ///
+    /// # Errors
+    /// The I/O error; the caller then keeps the bytes.
+    async fn settle(&self, _digests: &[Digest]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes blobs durably be there with these bytes, whatever a power cut left of them.
+    ///
+    /// # Errors
+    /// The I/O error; Unimplemented for a store that never defers.
+    async fn restore(&self, _blobs: Vec<(Digest, Bytes)>) -> Result<()> {
+        Err(Error::unimplemented("content: restore"))
+    }
 }
 
 /// A blob open for reading.
@@ -167,4 +184,19 @@ pub trait Writer: Send {
     /// FailedPrecondition for another size or digest; AlreadyExists when the blob exists (the
     /// ingest is dropped); NotFound when the ingest was aborted meanwhile.
     async fn commit(self: Box<Self>, size: u64, expected: Option<&Digest>) -> Result<Digest>;
+
+    /// As [`Writer::commit`], except that a small blob may not be durable yet. Its bytes are then
+    /// returned, and the caller keeps them somewhere durable until [`Store::settle`] has taken
+    /// over, to [`Store::restore`] the blob with after a power cut. A caller that commits a record
+    /// of the blob anyway thus saves the syncs of the file and of its directory.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    async fn commit_deferred(
+        self: Box<Self>,
+        size: u64,
+        expected: Option<&Digest>,
+    ) -> Result<(Digest, Option<Bytes>)> {
+        Ok((self.commit(size, expected).await?, None))
+    }
 }

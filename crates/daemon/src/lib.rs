@@ -18,6 +18,7 @@ mod dirs;
 mod identity;
 pub mod logging;
 mod marker;
+pub mod memory;
 pub mod oci_hook;
 mod plugins;
 pub mod publish;

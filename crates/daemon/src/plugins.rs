@@ -9,6 +9,10 @@ use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
 /// Type and id of the restart monitor.
 pub(crate) const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
 
+/// Snapshotters that clients may look for.
+const SNAPSHOTTERS: [&str; 7] =
+    ["overlayfs", "native", "erofs", "blockfile", "zfs", "btrfs", "devmapper"];
+
 /// Parts of the daemon under the names clients look for, in the order they start.
 pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<Plugin> {
     let root = |dir: &str| config.root.join(dir).to_string_lossy().into_owned();
@@ -17,6 +21,8 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
     let service = "io.containerd.service.v1";
     let event = "io.containerd.event.v1";
     let mut plugins: Vec<Plugin> = snapshotters.iter().map(snapshotter).collect();
+    let missing = SNAPSHOTTERS.iter().filter(|id| !snapshotters.iter().any(|s| s.name == **id));
+    plugins.extend(missing.map(|id| not_built(SNAPSHOTTER, id)));
     plugins.extend([
         Plugin::new(content, "content").export("root", root(CONTENT_DIR)),
         Plugin::new(event, "exchange"),
@@ -39,7 +45,7 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
         Plugin::new("io.containerd.runtime.v2", "task")
             .requires(&[event, metadata, "io.containerd.shim.v1"])
             .host_platform()
-            .export("log-uri-schemes", "fifo,binary,file"),
+            .export("log-uri-schemes", "fifo,binary,binary-v2,file"),
         Plugin::new(RESTART.0, RESTART.1)
             .requires(&[metadata, "io.containerd.runtime.v2"])
             .capabilities(&["no", "always", "on-failure", "unless-stopped"]),
@@ -91,6 +97,12 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
             .export("address", config.ttrpc_address()),
     );
     plugins
+}
+
+/// A part that containerd has and this daemon has not, shown as containerd shows one that cannot
+/// work on its host.
+fn not_built(kind: &str, id: &str) -> Plugin {
+    Plugin::new(kind, id).failed(&Error::unimplemented(format!("{id} is not built: skip plugin")))
 }
 
 fn policy(config: &Config) -> &'static str {

@@ -272,9 +272,13 @@ fn records(routes: Routes, db: &Db) -> Routes {
         .add_service(limited!(api::namespaces::v1::namespaces_server::NamespacesServer::new(
             services::NamespacesService::new(db.clone())
         )))
-        .add_service(limited!(api::containers::v1::containers_server::ContainersServer::new(
-            services::ContainersService::new(db.clone())
-        )))
+        .add_service(services::WithListing::new(
+            limited!(api::containers::v1::containers_server::ContainersServer::new(
+                services::ContainersService::new(db.clone())
+            )),
+            db.clone(),
+            MESSAGE_LEN_MAX,
+        ))
         .add_service(limited!(api::images::v1::images_server::ImagesServer::new(
             services::ImagesService::new(db.clone())
         )))

@@ -12,6 +12,7 @@ use gantry_snapshots::{LayerOrigin, Snapshotter as Backend};
 use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
 
 use crate::containers::Containers;
+use crate::content::settle::Unsettled;
 use crate::content::{Content, OpenIngests};
 use crate::event::{Event, EventSink, NoEvents};
 use crate::gc::{self, Gc, GcConfig, GcState, Node};
@@ -85,6 +86,9 @@ pub(crate) struct Shared {
     pub(crate) ingests: OpenIngests,
     /// Layers that clients have had unpacked and not yet committed.
     pub(crate) applied: Applied,
+    /// Small blobs whose bytes are kept. Behind an `Arc` so that the settling task does not keep
+    /// the store.
+    pub(crate) unsettled: Arc<Unsettled>,
     /// Numbers for backend names; see [`Db::next_number`].
     numbers: Numbers,
 }
@@ -119,6 +123,7 @@ impl Db {
             inflight: Inflight::default(),
             ingests: OpenIngests::default(),
             applied: Applied::default(),
+            unsettled: Arc::default(),
             numbers: Numbers {
                 next: AtomicU64::new(next),
                 reserved: tokio::sync::Mutex::new(next),
@@ -296,6 +301,11 @@ impl Tx<'_, '_> {
             let shared = Arc::clone(self.shared);
             self.txn.after_commit(move || shared.gc.expect_expiry(at));
         }
+    }
+
+    /// Where bytes that are kept in this transaction are counted once it is committed.
+    pub(crate) fn unsettled(&self) -> Arc<Unsettled> {
+        Arc::clone(&self.shared.unsettled)
     }
 
     fn count(&mut self, dirty: bool) {

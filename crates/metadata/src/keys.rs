@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Sandbox,
     Blob,
     BlobNamespace,
+    BlobBytes,
     Ingest,
     Snapshot,
     SnapshotChild,
@@ -39,6 +40,7 @@ impl Kind {
             Self::Sandbox => "sandbox",
             Self::Blob => "blob",
             Self::BlobNamespace => "blob-namespace",
+            Self::BlobBytes => "blob-bytes",
             Self::Ingest => "ingest",
             Self::Snapshot => "snapshot",
             Self::SnapshotChild => "snapshot-child",
@@ -79,6 +81,12 @@ pub(crate) fn lease_resource(ns: &Namespace, lease: &str, kind: &str, id: &str) 
 /// The index of the namespaces that hold a blob.
 pub(crate) fn blob_namespace(digest: &str, ns: &Namespace) -> Key {
     all(Kind::BlobNamespace).str(digest).str(ns.as_str())
+}
+
+/// The bytes of a small blob until its file is durable; `number` tells one commit of a blob from
+/// the next.
+pub(crate) fn blob_bytes(digest: &str, number: u64) -> Key {
+    all(Kind::BlobBytes).str(digest).str(&number.to_string())
 }
 
 /// A snapshot.

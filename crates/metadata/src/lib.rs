@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! * **Durable before visible.** Bytes are in the backend before the record that names them is
-//!   committed; a call that returned success survives a power cut.
+//!   committed, those of small blobs in the same commit; a call that returned success survives a
+//!   power cut.
 //! * **No I/O and no foreign call in a transaction.** Backends are called before (and undone when
 //!   the record can't be written) or after (the trash, emptied by the collector).
 //! * **Events after the commit**, in commit order, even when the caller has gone.
@@ -26,6 +27,7 @@
 //!   sandbox/<ns>/<id>                                 sandbox
 //!   blob/<ns>/<digest>                                blob
 //!   blob-namespace/<digest>/<ns>                      who holds a blob
+//!   blob-bytes/<digest>/<number>                      a small blob until its file is synced
 //!   ingest/<ns>/<ref>                                 ingest without an open writer
 //!   snapshot/<ns>/<snapshotter>/<key>                 snapshot
 //!   snapshot-child/<ns>/<snapshotter>/<parent>/<key>  children of a snapshot
@@ -53,6 +55,8 @@ mod namespaces;
 mod records;
 mod sandboxes;
 mod snapshots;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
 mod types;
 mod upkeep;
 

@@ -33,6 +33,7 @@ impl Containers for ContainersService {
         Ok(Response::new(wire::GetContainerResponse { container }))
     }
 
+    /// The daemon answers this call by [`crate::WithListing`], to the same effect.
     async fn list(
         &self,
         request: Request<wire::ListContainersRequest>,

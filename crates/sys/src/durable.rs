@@ -78,8 +78,8 @@ pub fn sync_filesystem(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the kernel to start writing the bytes `offset..offset + len` of `file` to disk, without
-/// waiting and without any promise: the `fsync` that follows later has less left to do.
+/// Asks the kernel to start writing the bytes `offset..offset + len` of `file` to disk (up to its end
+/// for a `len` of 0), without waiting and without any promise: the `fsync` that follows later has less left to do.
 pub fn start_writeback(file: &File, offset: u64, len: u64) {
     let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
     // SAFETY: the call takes numbers only; the descriptor is open for as long as `file` lives. A

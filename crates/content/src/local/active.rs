@@ -1,12 +1,14 @@
 //! The table of references that are open for writing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use gantry_core::Digest;
 use gantry_errdefs::{Error, Result};
+
+use crate::Status;
 
 /// References open for writing, with what their writers tell others.
 #[derive(Clone, Debug, Default)]
@@ -17,9 +19,15 @@ pub(super) struct Active(Arc<Mutex<HashMap<String, Arc<Live>>>>);
 pub(super) struct Live {
     since: SystemTime,
     offset: AtomicU64,
-    aborted: AtomicBool,
+    total: AtomicU64,
+    end: AtomicU8,
     expected: OnceLock<Digest>,
 }
+
+/// How the ingest of an open writer ended: whichever of the two comes first.
+const OPEN: u8 = 0;
+const ABORTED: u8 = 1;
+const COMMITTED: u8 = 2;
 
 /// The right to write one reference; dropping it frees the reference.
 #[derive(Debug)]
@@ -48,7 +56,8 @@ impl Active {
         let live = Arc::new(Live {
             since: SystemTime::now(),
             offset: AtomicU64::new(0),
-            aborted: AtomicBool::new(false),
+            total: AtomicU64::new(0),
+            end: AtomicU8::new(OPEN),
             expected: OnceLock::new(),
         });
         table.insert(reference.to_owned(), Arc::clone(&live));
@@ -58,6 +67,11 @@ impl Active {
     /// The open writer of `reference`, if there is one.
     pub(super) fn get(&self, reference: &str) -> Option<Arc<Live>> {
         self.table().get(reference).cloned()
+    }
+
+    /// Every open writer's ingest, also of those that have nothing on disk yet.
+    pub(super) fn statuses(&self) -> Vec<Status> {
+        self.table().iter().filter_map(|(reference, live)| live.status(reference)).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
@@ -72,9 +86,28 @@ impl Live {
         self.offset.load(Ordering::Acquire)
     }
 
-    /// Tells the writer that its ingest is gone.
-    pub(super) fn mark_aborted(&self) {
-        self.aborted.store(true, Ordering::Release);
+    /// Tells the writer that its ingest is gone. False when it has become a blob before.
+    pub(super) fn mark_aborted(&self) -> bool {
+        self.finish(ABORTED)
+    }
+
+    fn finish(&self, end: u8) -> bool {
+        match self.end.compare_exchange(OPEN, end, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(found) => found == end,
+        }
+    }
+
+    /// What the writer itself knows; None once it has come to an end.
+    pub(super) fn status(&self, reference: &str) -> Option<Status> {
+        (self.end.load(Ordering::Acquire) == OPEN).then(|| Status {
+            reference: reference.to_owned(),
+            offset: self.offset(),
+            total: self.total.load(Ordering::Acquire),
+            expected: self.expected(),
+            started_at: self.since,
+            updated_at: self.since,
+        })
     }
 
     /// Digest the writer expects.
@@ -92,6 +125,23 @@ impl RefLock {
         self.live.offset.store(offset, Ordering::Release);
     }
 
+    pub(super) fn set_total(&self, total: u64) {
+        self.live.total.store(total, Ordering::Release);
+    }
+
+    /// When the reference was taken.
+    pub(super) fn since(&self) -> SystemTime {
+        self.live.since
+    }
+
+    /// Decides between this commit and an abort that comes at the same time.
+    ///
+    /// # Errors
+    /// NotFound when the ingest was aborted.
+    pub(super) fn begin_commit(&self) -> Result<()> {
+        if self.live.finish(COMMITTED) { Ok(()) } else { self.check() }
+    }
+
     pub(super) fn set_expected(&self, digest: Digest) {
         // A lock has one writer, which calls this once.
         let _ = self.live.expected.set(digest);
@@ -104,7 +154,7 @@ impl RefLock {
     /// # Errors
     /// NotFound when the ingest was aborted.
     pub(super) fn check(&self) -> Result<()> {
-        if self.live.aborted.load(Ordering::Acquire) {
+        if self.live.end.load(Ordering::Acquire) == ABORTED {
             return Err(Error::not_found(format!("ingest {}: aborted", self.reference)));
         }
         Ok(())

@@ -16,8 +16,8 @@ use crate::Status;
 #[derive(Debug)]
 pub(super) struct Ingests {
     dir: PathBuf,
-    /// Numbers the names of ingests being removed.
-    removed: AtomicU64,
+    /// Numbers the names of ingests being removed and of fresh files.
+    numbers: AtomicU64,
 }
 
 /// One ingest on disk.
@@ -28,9 +28,15 @@ impl Ingests {
     pub(super) fn open(root: &Path) -> Result<Self> {
         let dir = root.join("ingest");
         fs::create_dir_all(&dir).context(|| dir.display().to_string())?;
-        let ingests = Self { dir, removed: AtomicU64::new(0) };
+        let ingests = Self { dir, numbers: AtomicU64::new(0) };
         ingests.clean()?;
         Ok(ingests)
+    }
+
+    /// A file for bytes that become a blob without having been an ingest on disk. Its name begins
+    /// with a dot, so that it is no ingest and the next start removes it.
+    pub(super) fn fresh_file(&self) -> PathBuf {
+        self.dir.join(format!(".new-{}", self.numbers.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Where the ingest of `reference` is, whether it exists or not.
@@ -59,7 +65,7 @@ impl Ingests {
     /// Removes an ingest: out of sight by one rename, then from disk.
     pub(super) fn remove(&self, reference: &str) -> Result<()> {
         let ingest = self.at(reference);
-        let number = self.removed.fetch_add(1, Ordering::Relaxed);
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let gone = self.dir.join(format!(".removed-{number}"));
         gantry_failpoint::hit("content.ingest.remove").context(|| gone.display().to_string())?;
         match fs::rename(&ingest.0, &gone) {
@@ -94,14 +100,18 @@ impl Ingest {
         self.0.join("data")
     }
 
-    /// Opens the bytes for reading and writing, making the ingest when it is new.
-    pub(super) fn open(&self, reference: &str, total: u64) -> Result<File> {
-        let what = || format!("ingest ref {reference:?}: {}", self.0.display());
+    /// Opens the bytes for reading and writing; None when there is no such ingest on disk.
+    pub(super) fn open(&self, reference: &str) -> Result<Option<File>> {
         match OpenOptions::new().read(true).write(true).open(self.data()) {
-            Ok(file) => return Ok(file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(what(), e)),
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("ingest ref {reference:?}: {}", self.0.display()), e)),
         }
+    }
+
+    /// Makes the ingest, begun at `started_at`, and opens its bytes for reading and writing.
+    pub(super) fn make(&self, reference: &str, total: u64, started_at: SystemTime) -> Result<File> {
+        let what = || format!("ingest ref {reference:?}: {}", self.0.display());
         gantry_failpoint::hit("content.ingest.create").context(what)?;
         match fs::create_dir(&self.0) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -113,7 +123,8 @@ impl Ingest {
         if total > 0 {
             self.put("total", &total.to_string()).context(what)?;
         }
-        self.put("startedat", &now()).context(what)?;
+        let started_at = jiff::Timestamp::try_from(started_at).unwrap_or_default();
+        self.put("startedat", &started_at.to_string()).context(what)?;
         self.put("updatedat", &now()).context(what)?;
         OpenOptions::new().read(true).write(true).create_new(true).open(self.data()).context(what)
     }

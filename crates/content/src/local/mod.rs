@@ -8,7 +8,7 @@
 //!     startedat, updatedat       RFC 3339; the mtime of `data` is the truth for the latter
 //!     total                      expected size, decimal; missing when unknown
 //!     data                       the bytes so far
-//! ingest/.<anything>             an ingest being removed
+//! ingest/.<anything>             an ingest being removed, or a small blob being made
 //! foreign                        digests of blobs that were here at the first start, one a line
 //! ```
 //! It is containerd's, so a host can change to us and back in place. What containerd left is
@@ -21,6 +21,12 @@
 //! their blob name, syncs that directory and only then reports success: a blob that anyone was
 //! told of is complete after a power cut.
 //!
+//! An ingest has its directory from the moment that more bytes than a writer gathers go to disk, or
+//! that its writer is dropped. A blob whose bytes were gathered whole is written to a file of its
+//! own and renamed. `commit_deferred` leaves such a blob unsynced and hands the bytes to its caller;
+//! whoever asks for the blob under the same digest meanwhile syncs it first, so that nobody builds
+//! on bytes that only somebody else vouches for.
+//!
 //! # Locks
 //! The table of open references is the only lock, held for look-ups only. All file work runs on
 //! the blocking pool; writers of different references sync at the same time, which lets the
@@ -29,13 +35,16 @@
 mod active;
 mod blobs;
 mod ingest;
+mod ingest_file;
 mod reader;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use gantry_core::Digest;
 use gantry_errdefs::{Error, Result};
 
@@ -114,36 +123,59 @@ impl Store for LocalStore {
 
     async fn status(&self, reference: &str) -> Result<Status> {
         let reference = reference.to_owned();
-        self.run(move |s| s.with_live(s.ingests.status(&reference)?)).await
+        self.run(move |s| match s.ingests.status(&reference) {
+            Ok(status) => Ok(s.with_live(status)),
+            Err(e) => s.active.get(&reference).and_then(|l| l.status(&reference)).ok_or(e),
+        })
+        .await
     }
 
     async fn statuses(&self) -> Result<Vec<Status>> {
-        self.run(|s| s.ingests.list()?.into_iter().map(|i| s.with_live(i)).collect()).await
+        self.run(|s| {
+            // Those of open writers first: one that goes to disk meanwhile is then seen there.
+            let open = s.active.statuses();
+            let mut all: Vec<Status> =
+                s.ingests.list()?.into_iter().map(|i| s.with_live(i)).collect();
+            let on_disk: HashSet<String> = all.iter().map(|i| i.reference.clone()).collect();
+            all.extend(open.into_iter().filter(|i| !on_disk.contains(&i.reference)));
+            Ok(all)
+        })
+        .await
     }
 
     async fn abort(&self, reference: &str) -> Result<()> {
         let reference = reference.to_owned();
         self.run(move |s| {
             // The writer of now: one that opens after the removal has nothing to do with it.
-            let live = s.active.get(&reference);
-            s.ingests.remove(&reference)?;
-            if let Some(live) = live {
-                live.mark_aborted();
+            let live = s.active.get(&reference).filter(|l| l.status(&reference).is_some());
+            // Marked first: a writer that makes its directory after the removal sees the mark.
+            let open = live.is_some_and(|live| live.mark_aborted());
+            match s.ingests.remove(&reference) {
+                Err(e) if e.is_not_found() && open => Ok(()),
+                removed => removed,
             }
-            Ok(())
         })
         .await
+    }
+
+    async fn settle(&self, digests: &[Digest]) -> Result<()> {
+        let digests = digests.to_vec();
+        self.run(move |s| s.blobs.settle(&digests)).await
+    }
+
+    async fn restore(&self, blobs: Vec<(Digest, Bytes)>) -> Result<()> {
+        self.run(move |s| s.blobs.restore(&blobs)).await
     }
 }
 
 impl Shared {
     /// The state on disk, overlaid with what the open writer knows better.
-    fn with_live(&self, mut status: Status) -> Result<Status> {
+    fn with_live(&self, mut status: Status) -> Status {
         if let Some(live) = self.active.get(&status.reference) {
             status.offset = live.offset().max(status.offset);
             status.expected = live.expected();
         }
-        Ok(status)
+        status
     }
 }
 

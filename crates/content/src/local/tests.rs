@@ -35,17 +35,22 @@ async fn conforms() {
 async fn layout_is_containerds() {
     let (dir, store) = store();
     let mut writer = store
-        .writer(WriterOptions { reference: "k8s.io/1/layer".into(), total: 3, expected: None })
+        .writer(WriterOptions {
+            reference: "k8s.io/1/layer".into(),
+            total: 300_000,
+            expected: None,
+        })
         .await
         .unwrap();
-    writer.write(Bytes::from_static(b"abc")).await.unwrap();
+    let bytes = Bytes::from(vec![b'a'; 300_000]);
+    writer.write(bytes.clone()).await.unwrap();
     let ingest = dir.path().join("ingest").join(Digest::of(b"k8s.io/1/layer").hex());
     assert_eq!(names(&ingest), ["data", "ref", "startedat", "total", "updatedat"]);
     assert_eq!(fs::read_to_string(ingest.join("ref")).unwrap(), "k8s.io/1/layer");
-    assert_eq!(fs::read_to_string(ingest.join("total")).unwrap(), "3");
-    let digest = writer.commit(3, None).await.unwrap();
+    assert_eq!(fs::read_to_string(ingest.join("total")).unwrap(), "300000");
+    let digest = writer.commit(300_000, None).await.unwrap();
     let blob = dir.path().join("blobs/sha256").join(digest.hex());
-    assert_eq!(fs::read(&blob).unwrap(), b"abc");
+    assert_eq!(fs::read(&blob).unwrap(), bytes);
     assert_eq!(fs::metadata(&blob).unwrap().permissions().mode() & 0o777, 0o444);
     assert!(!ingest.exists());
 }
@@ -202,6 +207,59 @@ async fn cancelled_write_keeps_the_reference_until_it_ends() {
     };
     assert_eq!(writer.status().offset, 4_000_000);
     assert_eq!(writer.digest(), Digest::of(&vec![1; 4_000_000]));
+}
+
+#[tokio::test]
+async fn a_small_blob_may_be_left_to_the_caller() {
+    let (dir, store) = store();
+    let deferred = async |data: &'static [u8]| {
+        let mut writer = open(&store, "r").await.unwrap();
+        writer.write(Bytes::from_static(data)).await.unwrap();
+        writer.commit_deferred(0, None).await
+    };
+    let (digest, bytes) = deferred(b"small").await.unwrap();
+    assert_eq!(bytes.as_deref(), Some(&b"small"[..]));
+    assert_eq!(get(&store, &digest).await.unwrap(), &b"small"[..]);
+    assert!(deferred(b"small").await.unwrap_err().is_already_exists());
+    store.delete(&digest).await.unwrap();
+    store.settle(std::slice::from_ref(&digest)).await.expect("one that is gone is no error");
+    let (digest, bytes) = deferred(b"small").await.unwrap();
+    assert!(bytes.is_some());
+    assert_eq!(names(&dir.path().join("ingest")), [""; 0], "nothing is left beside the blob");
+
+    let mut writer = open(&store, "r").await.unwrap();
+    writer.write(vec![1; 100_000].into()).await.unwrap();
+    let (_, bytes) = writer.commit_deferred(0, None).await.unwrap();
+    assert!(bytes.is_none(), "a large one is durable at once");
+
+    // A power cut may leave nothing of it, or a file of zeros.
+    let file = dir.path().join("blobs/sha256").join(digest.hex());
+    for left in [None, Some([0; 5])] {
+        fs::remove_file(&file).unwrap();
+        if let Some(zeros) = left {
+            fs::write(&file, zeros).unwrap();
+        }
+        let blob = (digest.clone(), Bytes::from_static(b"small"));
+        store.restore(vec![blob]).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"small");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o444);
+    }
+}
+
+#[tokio::test]
+async fn an_ingest_in_memory_is_seen_and_aborted() {
+    let (dir, store) = store();
+    let mut writer = open(&store, "r").await.unwrap();
+    writer.write(Bytes::from_static(b"abc")).await.unwrap();
+    assert_eq!(names(&dir.path().join("ingest")), [""; 0]);
+    assert_eq!(store.status("r").await.unwrap().offset, 3);
+    assert_eq!(store.statuses().await.unwrap().len(), 1);
+    store.abort("r").await.unwrap();
+    assert!(store.status("r").await.unwrap_err().is_not_found());
+    assert!(store.abort("r").await.unwrap_err().is_not_found());
+    assert!(writer.write(Bytes::from_static(b"d")).await.unwrap_err().is_not_found());
+    drop(writer);
+    assert_eq!(names(&dir.path().join("ingest")), [""; 0]);
 }
 
 /// What a client may do with one reference.

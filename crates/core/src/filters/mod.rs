@@ -6,12 +6,13 @@
 //! filter   = selector *( "," selector )            all must hold
 //! selector = path [ op value ]                     a bare path asks for presence
 //! path     = field *( "." field )
-//! field    = quoted | 1*( letter | digit | "_" )
+//! field    = quoted | 1*( ASCII letter | digit | "_" )
 //! op       = "==" | "!=" | "~="                    "~=" is an unanchored regular expression
 //! value    = quoted | 1*( graphic except "," )     "~=" values may also be quoted by / or |
 //! ```
 //!
-//! White space between tokens is skipped. A list of filters holds when any of them does, and an
+//! White space before a token is skipped, but none may come before a comma, before a dot between
+//! fields or at the end. A bare value does not begin with a dot or a character of an operator. A list of filters holds when any of them does, and an
 //! empty list or an empty filter holds for everything. An absent field counts as empty text, so
 //! `!=` holds for it. A regular expression that does not compile never matches.
 

@@ -14,13 +14,11 @@ pub(super) fn selectors(text: &str) -> Result<Vec<Selector>> {
     }
     let mut parser = Parser { text, at: 0 };
     let mut selectors = Vec::new();
-    parser.skip_space();
     if parser.peek().is_none() {
         return Ok(selectors);
     }
     loop {
         selectors.push(parser.selector()?);
-        parser.skip_space();
         match parser.peek() {
             None => return Ok(selectors),
             Some(',') => parser.bump(),
@@ -64,10 +62,10 @@ impl Parser<'_> {
 
     fn selector(&mut self) -> Result<Selector> {
         let path = self.path()?;
-        self.skip_space();
         if matches!(self.peek(), None | Some(',')) {
             return Ok(Selector { path, test: Test::Present });
         }
+        self.skip_space();
         let operator = self.take_while(|c| matches!(c, '=' | '!' | '~')).to_owned();
         let test = match operator.as_str() {
             "==" => Test::Equal(self.value(false)?),
@@ -82,7 +80,6 @@ impl Parser<'_> {
     fn path(&mut self) -> Result<Vec<String>> {
         let mut path = vec![self.field()?];
         loop {
-            self.skip_space();
             if self.peek() != Some('.') {
                 return Ok(path);
             }
@@ -96,7 +93,7 @@ impl Parser<'_> {
         if self.peek() == Some('"') {
             return self.quoted('"');
         }
-        let field = self.take_while(|c| c == '_' || c.is_alphanumeric()).to_owned();
+        let field = self.take_while(|c| c == '_' || c.is_ascii_alphanumeric()).to_owned();
         if field.is_empty() { Err(self.error("expected a field or quoted")) } else { Ok(field) }
     }
 
@@ -107,6 +104,7 @@ impl Parser<'_> {
             Some('"') => return self.quoted('"'),
             Some(quote @ ('/' | '|')) if any_quote => return self.quoted(quote),
             Some('/' | '|') => return Err(self.error("this quote is for `~=` only; use `\"`")),
+            Some('.' | '=' | '!' | '~') => return Err(self.error("expected a value or quoted")),
             _ => {}
         }
         let value =

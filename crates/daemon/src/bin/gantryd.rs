@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use gantry_daemon::args::{Args, Command, ConfigCommand, Global};
 use gantry_daemon::config::{Config, Flavour};
-use gantry_daemon::{Daemon, logging, oci_hook, publish, runtime};
+use gantry_daemon::{Daemon, logging, memory, oci_hook, publish, runtime};
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +51,7 @@ fn config(global: &Global, flavour: Flavour, which: ConfigCommand) -> Result<()>
 }
 
 fn serve(global: &Global, flavour: Flavour) -> Result<()> {
+    memory::tune();
     let loaded = global.load(flavour)?;
     logging::init(&loaded.config.debug)?;
     for warning in &loaded.warnings {
@@ -63,6 +64,7 @@ fn serve(global: &Global, flavour: Flavour) -> Result<()> {
         let running = Daemon::start(loaded.config).await?;
         info!(address = running.address(), "serving");
         notify(&[NotifyState::Ready]);
+        tokio::spawn(memory::keep_low());
         let result = tokio::select! {
             _ = stop.0.recv() => Ok("SIGTERM"),
             _ = stop.1.recv() => Ok("SIGINT"),

@@ -401,3 +401,68 @@ async fn introspection_sandboxes_and_mounts_refuse() {
     refuse!(m.deactivate(mounts::DeactivateRequest { name: "m".into() }), NotFound, "not found");
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_are_listed_as_clients_look_for_them() {
+    let daemon = Harness::start().await;
+    let mut c = introspection::introspection_client::IntrospectionClient::new(daemon.channel());
+    let mut list = async |filters: &[&str]| {
+        let filters = filters.iter().map(|f| (*f).to_owned()).collect();
+        let answer = c.plugins(introspection::PluginsRequest { filters }).await.unwrap();
+        answer.into_inner().plugins
+    };
+    // As moby and buildkit ask.
+    let snapshotters = list(&["type==\"io.containerd.snapshotter.v1\""]).await;
+    let works: Vec<_> = snapshotters.iter().filter(|p| p.init_err.is_none()).collect();
+    assert_eq!((works[0].id.as_str(), works[1].id.as_str()), ("overlayfs", "native"));
+    for plugin in &works {
+        assert!(plugin.exports["root"].ends_with(&plugin.id), "{plugin:?}");
+        assert_eq!(plugin.platforms[0].os, "linux");
+    }
+    assert!(works[0].capabilities.contains(&"rebase".to_owned()));
+    for id in ["erofs", "blockfile", "zfs", "btrfs", "devmapper"] {
+        let plugin = snapshotters.iter().find(|p| p.id == id).unwrap();
+        if let Some(why) = &plugin.init_err {
+            assert!(why.message.contains("skip plugin"), "{why:?}");
+        }
+    }
+    let runtimes =
+        list(&["type==io.containerd.runtime.v1", "type==io.containerd.runtime.v2"]).await;
+    assert!(runtimes.iter().any(|p| p.id == "task" && !p.platforms.is_empty()));
+    assert_eq!(runtimes[0].exports["log-uri-schemes"], "fifo,binary,binary-v2,file");
+
+    let all = list(&[]).await;
+    let find = |kind: &str, id: &str| {
+        let found = all.iter().find(|p| p.r#type == format!("io.containerd.{kind}") && p.id == id);
+        found.unwrap_or_else(|| panic!("no {kind} {id}"))
+    };
+    assert!(find("content.v1", "content").exports.contains_key("root"));
+    let bolt = find("metadata.v1", "bolt");
+    assert!(bolt.exports.contains_key("path") && bolt.exports["policy"] == "shared");
+    assert_eq!(find("gc.v1", "scheduler").exports["MutationThreshold"], "100");
+    for id in ["containers", "content", "diff", "images", "introspection", "namespaces"] {
+        find("service.v1", &format!("{id}-service"));
+        find("grpc.v1", id);
+    }
+    for (kind, id) in [
+        ("differ.v1", "walking"),
+        ("event.v1", "exchange"),
+        ("lease.v1", "manager"),
+        ("streaming.v1", "manager"),
+        ("shim.v1", "manager"),
+        ("sandbox.store.v1", "local"),
+        ("transfer.v1", "local"),
+        ("grpc.v1", "healthcheck"),
+        ("grpc.v1", "version"),
+    ] {
+        assert!(find(kind, id).init_err.is_none());
+    }
+    let skipped = introspection::PluginInfoRequest {
+        r#type: "io.containerd.snapshotter.v1".into(),
+        id: "zfs".into(),
+        options: None,
+    };
+    let mut c = introspection::introspection_client::IntrospectionClient::new(daemon.channel());
+    refused(c.plugin_info(skipped).await, FailedPrecondition, "zfs");
+    daemon.stop().await;
+}

@@ -108,7 +108,9 @@ async fn an_ingest_from_first_message_to_blob() {
     let answer = writing.say(data(6, b"world")).await.unwrap();
     assert_eq!(answer.offset, 11);
     let mut last = commit(11, 11, &digest);
-    last.labels = [("a".to_owned(), "1".to_owned())].into();
+    // Nothing else keeps it, and the collector is at work.
+    let root = ("containerd.io/gc.root".to_owned(), "test".to_owned());
+    last.labels = [("a".to_owned(), "1".to_owned()), root].into();
     let answer = writing.say(last).await.unwrap();
     assert_eq!((answer.action, answer.offset, answer.digest.as_str()), (2, 11, digest.as_str()));
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod codes;
+mod conformance;
 mod content;
 mod events;
 mod harness;

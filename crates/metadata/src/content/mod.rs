@@ -5,6 +5,7 @@
 //! trash for the collector.
 
 mod open;
+pub(crate) mod settle;
 mod writer;
 
 use std::collections::HashMap;

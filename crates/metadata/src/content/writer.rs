@@ -11,7 +11,7 @@ use gantry_errdefs::{Error, Result};
 use gantry_store::{KvRead, Snapshot};
 
 use super::open::{Facts, OpenIngest};
-use super::{exists, key, missing_ingest, read_ingest, refuse_existing};
+use super::{exists, key, missing_ingest, read_ingest, refuse_existing, settle};
 use crate::db::{Db, Tx, check_lease, detached, encode, now};
 use crate::event::Event;
 use crate::gc::Node;
@@ -284,15 +284,15 @@ impl Ingest {
         if let Some(expected) = &expected {
             refuse_existing(&self.db, &self.ctx, expected).await?;
         }
-        let (digest, size, used) = match std::mem::replace(&mut self.source, Source::Lost) {
+        let (digest, size, used, bytes) = match std::mem::replace(&mut self.source, Source::Lost) {
             Source::Shared { digest, size: have, _used } => {
                 check_shared(&self.reference, have, size, &digest, expected.as_ref())?;
-                (digest, have, _used)
+                (digest, have, _used, None)
             }
             Source::Own(writer) => self.commit_own(writer, size, expected.as_ref()).await?,
             Source::Lost => return Err(missing_ingest(&self.reference)),
         };
-        let recorded = self.record(&digest, size, labels).await;
+        let recorded = self.record(&digest, size, labels, bytes).await;
         drop(used);
         if let Err(err) = &recorded
             && !err.is_already_exists()
@@ -304,27 +304,38 @@ impl Ingest {
         Ok(digest)
     }
 
-    /// Makes the backend's ingest a blob; the guard keeps it until it has a record.
+    /// Makes the backend's ingest a blob; the guard keeps it until it has a record. Bytes that come
+    /// back are durable only with that record.
     async fn commit_own(
         &mut self,
         writer: Box<dyn Writer>,
         size: u64,
         expected: Option<&Digest>,
-    ) -> Result<(Digest, u64, Guard)> {
+    ) -> Result<(Digest, u64, Guard, Option<Bytes>)> {
         let digest = expected.cloned().unwrap_or_else(|| writer.digest());
         let used = self.db.shared.inflight.enter(&blob_name(digest.as_str())).await;
         let have = writer.status().offset;
-        match writer.commit(size, expected).await {
-            Ok(digest) => Ok((digest, have, used)),
+        match writer.commit_deferred(size, expected).await {
+            Ok((digest, bytes)) => Ok((digest, have, used, bytes)),
             // Another namespace has it, or had: the blob is there, and the same.
-            Err(err) if err.is_already_exists() => Ok((digest, have, used)),
+            Err(err) if err.is_already_exists() => Ok((digest, have, used, None)),
             Err(err) => Err(err),
         }
     }
 
-    async fn record(&mut self, digest: &Digest, size: u64, labels: Labels) -> Result<()> {
+    async fn record(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        labels: Labels,
+        bytes: Option<Bytes>,
+    ) -> Result<()> {
         let (ctx, digest) = (self.ctx.clone(), digest.clone());
         let reference = self.reference.clone();
+        let bytes = match bytes {
+            Some(bytes) => Some((self.db.next_number().await?, bytes)),
+            None => None,
+        };
         let made = {
             let digest = digest.clone();
             self.db
@@ -338,6 +349,9 @@ impl Ingest {
                         return Ok(false);
                     }
                     put(tx, &ctx, &digest, size, labels)?;
+                    if let Some((number, bytes)) = bytes {
+                        settle::keep(tx, &digest, number, &bytes);
+                    }
                     Ok(true)
                 })
                 .await?

@@ -229,7 +229,8 @@ impl Gc {
         .await
     }
 
-    /// Compares ingests and their records both ways, once, before the store is used: an ingest
+    /// Brings back small blobs that a power cut took, then compares ingests and their records both
+    /// ways, once, before the store is used: an ingest
     /// that was open when the process was killed gets a record, to be resumed by its reference,
     /// and a record without an ingest is removed. Done later, it would give a record to an
     /// ingest whose blob a client has meanwhile fetched anew.
@@ -237,6 +238,7 @@ impl Gc {
     /// # Errors
     /// DataLoss or Unavailable when database or content can't be read; what was done stays done.
     pub async fn recover_ingests(&self) -> Result<Reconciled> {
+        crate::content::settle::restore(&self.db).await?;
         reconcile::recover_ingests(&self.db).await
     }
 
@@ -253,6 +255,7 @@ impl Gc {
     /// After the start-up delay [reconciles](Self::reconcile), then collects by itself until the
     /// last [`Db`] is dropped. Call it once, on a runtime.
     pub fn start(&self) {
+        crate::content::settle::start(&self.db);
         schedule::start(&self.db);
     }
 

@@ -31,9 +31,11 @@ async fn keys_are_as_documented() {
     }
     let hello = Digest::of(b"hello");
     let want = [
-        "meta1 backend-snapshot native ns/3/base ns base".to_owned(),
-        "meta1 backend-snapshot native ns/4/web ns web".to_owned(),
+        "meta1 backend-snapshot native ns/4/base ns base".to_owned(),
+        "meta1 backend-snapshot native ns/5/web ns web".to_owned(),
         format!("meta1 blob ns {hello}"),
+        format!("meta1 blob-bytes {gone} 8"),
+        format!("meta1 blob-bytes {hello} 2"),
         format!("meta1 blob-namespace {hello} ns"),
         "meta1 container ns c1".to_owned(),
         "meta1 image ns docker.io/library/x:1".to_owned(),
@@ -48,7 +50,7 @@ async fn keys_are_as_documented() {
         "meta1 snapshot ns native web".to_owned(),
         "meta1 snapshot-child ns native base web".to_owned(),
         format!("meta1 trash-blob {gone}"),
-        "meta1 trash-snapshot native ns/5/old".to_owned(),
+        "meta1 trash-snapshot native ns/6/old".to_owned(),
     ];
     assert_eq!(keys, want);
 }

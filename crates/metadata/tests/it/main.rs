@@ -4,6 +4,7 @@
 mod containers;
 mod content;
 mod gc;
+mod gc_calls;
 mod gc_model;
 mod images;
 mod layout;
@@ -12,4 +13,5 @@ mod namespaces;
 mod reconcile;
 mod sandboxes;
 mod snapshots;
+mod suite;
 mod support;

@@ -163,7 +163,7 @@ impl Shim {
         loop {
             self.busy.notified().await;
             while tokio::time::timeout(REST_DELAY, self.busy.notified()).await.is_ok() {}
-            gantry_sys::memory::trim();
+            gantry_sys::memory::trim_heap();
         }
     }
 
