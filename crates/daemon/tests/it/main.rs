@@ -7,6 +7,7 @@ mod content;
 mod events;
 mod harness;
 mod lifecycle;
+mod own_runtime;
 mod program;
 mod restart;
 mod streams;
