@@ -5,12 +5,14 @@
 //! | `codegen` | compiles `crates/api/proto` and writes `crates/api/src/generated` |
 //! | `wire DIR` | writes `methods.tsv`, `fields.tsv` and `enums.tsv` of our own proto files to DIR |
 //! | `tidy` | checks the rules of the tree that no compiler checks |
+//! | `api` | writes `docs/api`: the public API of the libraries |
 //!
 //! The same checks run as tests (`cargo test -p xtask`): generated code that is stale, a wire
 //! that differs from the recorded facts and an untidy tree all fail there.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
+mod api;
 mod codegen;
 mod tidy;
 mod ttrpc_gen;
@@ -29,7 +31,8 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::run(&root().join(codegen::OUTPUT_DIR)),
         ["wire", dir] => wire::run(Path::new(dir)),
         ["tidy"] => tidy::run(&root()),
-        _ => Err("usage: cargo xtask codegen | wire DIR | tidy".into()),
+        ["api"] => api::run(&root(), false),
+        _ => Err("usage: cargo xtask codegen | wire DIR | tidy | api".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

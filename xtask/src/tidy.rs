@@ -97,7 +97,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "services",
         ],
     ),
-    ("client", &["errdefs", "core", "api", "oci"]),
+    ("client", &["errdefs", "core", "mount", "archive", "registry", "api", "oci"]),
+    ("libcontainerd", &["errdefs", "core", "api", "oci", "client"]),
     (
         "cli",
         &[
@@ -156,7 +157,7 @@ struct Tree {
 impl Tree {
     fn read(root: &Path) -> Result<Self> {
         let mut tree = Self::default();
-        for top in ["crates", "xtask", "docs"] {
+        for top in ["crates", "examples", "xtask", "docs"] {
             tree.walk(root, &root.join(top))?;
         }
         for entry in std::fs::read_dir(root)? {

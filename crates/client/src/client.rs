@@ -1,5 +1,6 @@
 //! The client: a lazy connection, a namespace, a lease.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,7 +16,9 @@ use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::convert::status;
+use crate::cancel::Unsettled;
+use crate::convert::{is_disconnected, status};
+use crate::transport::Transport;
 
 /// Largest message sent or received, in bytes: what every containerd daemon takes.
 pub const MESSAGE_SIZE_MAX: usize = 16 << 20;
@@ -33,13 +36,19 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// Pause between two looks for a daemon that is starting.
 const SERVING_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
+/// How long calls that can be repeated wait for a daemon that went away: longer than a daemon
+/// with many containers takes to start.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A handle to a daemon. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    transport: Transport,
     namespace: String,
     lease: Option<String>,
     timeout: Option<Duration>,
+    reconnect: Duration,
+    unsettled: Unsettled,
 }
 
 /// Settings of a client before it connects.
@@ -47,8 +56,11 @@ pub struct Client {
 pub struct ClientBuilder {
     address: PathBuf,
     namespace: String,
+    lease: Option<String>,
     connect_timeout: Duration,
     timeout: Option<Duration>,
+    reconnect: Duration,
+    windows: u32,
 }
 
 /// What the daemon says it is.
@@ -65,7 +77,7 @@ impl Client {
     /// Does not connect yet.
     ///
     /// # Errors
-    /// InvalidArgument for an empty address.
+    /// As [`ClientBuilder::build`].
     pub fn connect(address: impl Into<PathBuf>) -> Result<Self> {
         Self::builder(address).build()
     }
@@ -75,31 +87,72 @@ impl Client {
         ClientBuilder {
             address: address.into(),
             namespace: DEFAULT_NAMESPACE.to_owned(),
+            lease: None,
             connect_timeout: CONNECT_TIMEOUT,
             timeout: None,
+            reconnect: RECONNECT_PATIENCE,
+            windows: STREAM_WINDOW,
         }
     }
 
     /// A client over connections that `connect` makes, such as one end of an in-memory pipe into
     /// a daemon of the same process. Called again when a connection breaks.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn from_connector<F, Fut, Io>(mut connect: F) -> Self
     where
         F: FnMut() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = io::Result<Io>> + Send + 'static,
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let channel = endpoint(CONNECT_TIMEOUT).connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
+        let channel = endpoint(CONNECT_TIMEOUT, STREAM_WINDOW).connect_with_connector_lazy(
+            tower::service_fn(move |_: Uri| {
                 let connecting = connect();
                 async move { connecting.await.map(TokioIo::new) }
-            },
-        ));
+            }),
+        );
         Self::from_channel(channel)
     }
 
-    /// A client over a channel of the caller's making.
+    /// A client over a channel of the caller's making, such as that of a daemon in this process.
     pub fn from_channel(channel: Channel) -> Self {
-        Self { channel, namespace: DEFAULT_NAMESPACE.to_owned(), lease: None, timeout: None }
+        Self::over(Transport::new(Some(channel)))
+    }
+
+    /// A client without a daemon, for use with [`Self::with_service`]: other services answer
+    /// Unimplemented.
+    pub fn without_daemon() -> Self {
+        Self::over(Transport::new(None))
+    }
+
+    fn over(transport: Transport) -> Self {
+        Self {
+            transport,
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+            lease: None,
+            timeout: None,
+            reconnect: RECONNECT_PATIENCE,
+            unsettled: Unsettled::default(),
+        }
+    }
+
+    /// The same client with one service answered by `service` instead of the daemon: an
+    /// implementation of the service's trait in [`crate::api`] inside its server, such as
+    /// `ImagesServer::new(own)`. Everything that needs the service goes there; namespace and
+    /// lease come with each request as metadata.
+    #[must_use]
+    pub fn with_service<S>(&self, service: S) -> Self
+    where
+        S: tower::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = Infallible,
+            > + tonic::server::NamedService,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Self { transport: self.transport.with(service), ..self.clone() }
     }
 
     /// The same client in another namespace; the lease, which belongs to the old one, is dropped.
@@ -120,6 +173,13 @@ impl Client {
         Self { timeout: Some(timeout), ..self.clone() }
     }
 
+    /// The same client with another patience for a daemon that went away; see
+    /// [`ClientBuilder::reconnect_patience`].
+    #[must_use]
+    pub fn with_reconnect_patience(&self, patience: Duration) -> Self {
+        Self { reconnect: patience, ..self.clone() }
+    }
+
     /// The namespace of calls.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -135,7 +195,7 @@ impl Client {
     /// # Errors
     /// Unavailable when the daemon can't be reached.
     pub async fn version(&self) -> Result<Version> {
-        let mut service = VersionClient::new(self.channel());
+        let mut service = VersionClient::new(self.transport());
         let answer = service.version(self.request(())).await.map_err(status)?.into_inner();
         Ok(Version { version: answer.version, revision: answer.revision })
     }
@@ -145,7 +205,7 @@ impl Client {
     /// # Errors
     /// Those of the health service, other than Unavailable.
     pub async fn is_serving(&self) -> Result<bool> {
-        let mut service = HealthClient::new(self.channel());
+        let mut service = HealthClient::new(self.transport());
         let request = HealthCheckRequest { service: String::new() };
         match service.check(self.request(request)).await.map_err(status) {
             Ok(answer) => Ok(answer.into_inner().status() == ServingStatus::Serving),
@@ -170,8 +230,33 @@ impl Client {
         Ok(())
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    /// What is being made, or undone, by clones of this client.
+    pub(crate) fn unsettled(&self) -> &Unsettled {
+        &self.unsettled
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport.clone()
+    }
+
+    /// Between two tries of a call that may be made again: when `failure` is that the daemon went
+    /// away, waits for it to come back.
+    ///
+    /// # Errors
+    /// `failure`, when it is another or the daemon stays away.
+    pub(crate) async fn before_retry(&self, failure: Error) -> Result<()> {
+        if !is_disconnected(&failure) {
+            return Err(failure);
+        }
+        self.come_back().await.map_err(|_| failure)
+    }
+
+    /// Waits for a daemon that went away, with the client's patience.
+    pub(crate) async fn come_back(&self) -> Result<()> {
+        if self.reconnect.is_zero() {
+            return Err(Error::unavailable("daemon: gone"));
+        }
+        self.wait_until_serving(self.reconnect).await
     }
 
     /// Wraps a message into a request with this client's headers.
@@ -201,6 +286,28 @@ impl ClientBuilder {
         self
     }
 
+    /// The lease of calls; none unless set.
+    #[must_use]
+    pub fn lease(mut self, lease: impl Into<String>) -> Self {
+        self.lease = Some(lease.into());
+        self
+    }
+
+    /// How long waits, pulls and other calls that can be repeated wait for a daemon that went
+    /// away in the middle of them; a minute unless set. With zero they fail with Unavailable.
+    #[must_use]
+    pub fn reconnect_patience(mut self, patience: Duration) -> Self {
+        self.reconnect = patience;
+        self
+    }
+
+    /// Bytes the daemon may send ahead, per stream and in all; 4 MiB unless set.
+    #[must_use]
+    pub fn receive_window(mut self, bytes: u32) -> Self {
+        self.windows = bytes;
+        self
+    }
+
     /// How long connecting may take; 10 seconds unless set.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -218,8 +325,12 @@ impl ClientBuilder {
     /// The client. Does not connect yet.
     ///
     /// # Errors
-    /// InvalidArgument for an empty address.
+    /// InvalidArgument for an empty address; FailedPrecondition outside of a tokio runtime, which
+    /// is to work the connection.
     pub fn build(self) -> Result<Client> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::failed_precondition("client: made outside of a tokio runtime"));
+        }
         let text = self.address.to_string_lossy();
         let path = PathBuf::from(text.strip_prefix("unix://").unwrap_or(&text));
         if path.as_os_str().is_empty() {
@@ -235,28 +346,35 @@ impl ClientBuilder {
                 connected.map(TokioIo::new).map_err(named)
             }
         });
-        let channel = endpoint(self.connect_timeout).connect_with_connector_lazy(connector);
-        let client = Client::from_channel(channel);
-        Ok(Client { namespace: self.namespace, timeout: self.timeout, ..client })
+        let channel =
+            endpoint(self.connect_timeout, self.windows).connect_with_connector_lazy(connector);
+        Ok(Client {
+            transport: Transport::new(Some(channel)),
+            namespace: self.namespace,
+            lease: self.lease,
+            timeout: self.timeout,
+            reconnect: self.reconnect,
+            unsettled: Unsettled::default(),
+        })
     }
 }
 
-fn endpoint(connect_timeout: Duration) -> Endpoint {
+fn endpoint(connect_timeout: Duration, window: u32) -> Endpoint {
     // The authority is what containerd's own clients send.
     Endpoint::from_static("http://localhost")
         .connect_timeout(connect_timeout)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
 }
 
 fn header(value: &str) -> Option<MetadataValue<Ascii>> {
     value.parse().ok()
 }
 
-/// A service's generated client over `$client`'s channel, with our message limits.
+/// A service's generated client over `$client`'s transport, with our message limits.
 macro_rules! service {
     ($client:expr, $service:ident) => {
-        $service::new($client.channel())
+        $service::new($client.transport())
             .max_decoding_message_size(crate::client::MESSAGE_SIZE_MAX)
             .max_encoding_message_size(crate::client::MESSAGE_SIZE_MAX)
     };

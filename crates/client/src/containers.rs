@@ -9,11 +9,11 @@ use gantry_core::{Any, Labels};
 use gantry_errdefs::{Error, Result};
 use gantry_oci::Spec;
 
+use crate::cancel::to_its_end;
 use crate::client::{Client, handle, service};
 use crate::convert::{any, any_out, label_map, label_mask, labels, required, status, time};
-
-/// The runtime of a container that names none.
-const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
+use crate::image::Image;
+use crate::typeurl;
 
 handle! {
     /// The containers service: what should run, and how.
@@ -56,18 +56,21 @@ pub struct ContainerRecord {
     pub updated_at: SystemTime,
 }
 
+/// A change of a container's record, made by [`ContainerUpdate::apply`].
+#[derive(Debug)]
+#[must_use = "nothing changes before `apply`"]
+pub struct ContainerUpdate<'a> {
+    container: &'a mut Container,
+    changed: ContainerRecord,
+    mask: Vec<String>,
+    failure: Option<Error>,
+}
+
 /// A container: its record and the client that has it.
 #[derive(Clone, Debug)]
 pub struct Container {
-    client: Client,
-    record: ContainerRecord,
-}
-
-/// Makes a container, step by step.
-#[derive(Clone, Debug)]
-pub struct ContainerBuilder {
-    client: Client,
-    record: ContainerRecord,
+    pub(crate) client: Client,
+    pub(crate) record: ContainerRecord,
 }
 
 impl Containers {
@@ -152,24 +155,6 @@ impl Containers {
 }
 
 impl Client {
-    /// Starts making container `id`.
-    pub fn container_builder(&self, id: impl Into<String>) -> ContainerBuilder {
-        let record = ContainerRecord {
-            id: id.into(),
-            labels: Labels::new(),
-            image: String::new(),
-            runtime: Runtime { name: DEFAULT_RUNTIME.to_owned(), options: None },
-            spec: None,
-            snapshotter: String::new(),
-            snapshot_key: String::new(),
-            extensions: BTreeMap::new(),
-            sandbox: String::new(),
-            created_at: SystemTime::UNIX_EPOCH,
-            updated_at: SystemTime::UNIX_EPOCH,
-        };
-        ContainerBuilder { client: self.clone(), record }
-    }
-
     /// Container `id`.
     ///
     /// # Errors
@@ -177,69 +162,6 @@ impl Client {
     pub async fn container(&self, id: &str) -> Result<Container> {
         let record = self.containers().get(id).await?;
         Ok(Container { client: self.clone(), record })
-    }
-}
-
-impl ContainerBuilder {
-    /// The image's name.
-    #[must_use]
-    pub fn image(mut self, name: impl Into<String>) -> Self {
-        self.record.image = name.into();
-        self
-    }
-
-    /// Adds a label.
-    #[must_use]
-    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.record.labels.insert(key.into(), value.into());
-        self
-    }
-
-    /// The runtime; `io.containerd.runc.v2` without options unless set.
-    #[must_use]
-    pub fn runtime(mut self, name: impl Into<String>, options: Option<Any>) -> Self {
-        self.record.runtime = Runtime { name: name.into(), options };
-        self
-    }
-
-    /// The root filesystem: an active snapshot or view.
-    #[must_use]
-    pub fn snapshot(mut self, snapshotter: impl Into<String>, key: impl Into<String>) -> Self {
-        self.record.snapshotter = snapshotter.into();
-        self.record.snapshot_key = key.into();
-        self
-    }
-
-    /// The runtime spec.
-    ///
-    /// # Errors
-    /// Internal when it can't be encoded.
-    pub fn spec(self, spec: &Spec) -> Result<Self> {
-        let value = gantry_oci::to_json(spec)?;
-        Ok(self.raw_spec(Any { type_url: gantry_oci::SPEC_TYPE_URL.to_owned(), value }))
-    }
-
-    /// The runtime spec as bytes, kept as they are.
-    #[must_use]
-    pub fn raw_spec(mut self, spec: Any) -> Self {
-        self.record.spec = Some(spec);
-        self
-    }
-
-    /// Adds an extension.
-    #[must_use]
-    pub fn extension(mut self, name: impl Into<String>, value: Any) -> Self {
-        self.record.extensions.insert(name.into(), value);
-        self
-    }
-
-    /// Makes the container.
-    ///
-    /// # Errors
-    /// AlreadyExists; InvalidArgument.
-    pub async fn create(self) -> Result<Container> {
-        let record = self.client.containers().create(&self.record).await?;
-        Ok(Container { client: self.client, record })
     }
 }
 
@@ -269,6 +191,48 @@ impl Container {
         gantry_oci::from_json(&spec.value)
     }
 
+    /// Reads the record anew.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn refresh(&mut self) -> Result<&ContainerRecord> {
+        self.record = self.client.containers().get(self.id()).await?;
+        Ok(&self.record)
+    }
+
+    /// The labels, read anew.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn labels(&self) -> Result<Labels> {
+        Ok(self.client.containers().get(self.id()).await?.labels)
+    }
+
+    /// The values of others, read anew.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn extensions(&self) -> Result<BTreeMap<String, Any>> {
+        Ok(self.client.containers().get(self.id()).await?.extensions)
+    }
+
+    /// The image the container was made from.
+    ///
+    /// # Errors
+    /// NotFound when the container names none, or the name is gone.
+    pub async fn image(&self) -> Result<Image> {
+        if self.record.image.is_empty() {
+            return Err(Error::not_found(format!("image of container {:?}", self.record.id)));
+        }
+        self.client.image(&self.record.image).await
+    }
+
+    /// Starts a change of several fields at once.
+    pub fn update(&mut self) -> ContainerUpdate<'_> {
+        let changed = self.record.clone();
+        ContainerUpdate { container: self, changed, mask: Vec::new(), failure: None }
+    }
+
     /// Sets labels; an empty value removes one. Returns all labels.
     ///
     /// # Errors
@@ -282,11 +246,23 @@ impl Container {
     }
 
     /// Removes the container, which must not have a task, and with `with_snapshot` its root
-    /// filesystem.
+    /// filesystem. Once begun this goes on to its end, whether or not the caller waits.
     ///
     /// # Errors
     /// FailedPrecondition while a task exists; NotFound.
     pub async fn delete(&self, with_snapshot: bool) -> Result<()> {
+        let container = self.clone();
+        to_its_end(async move { container.delete_now(with_snapshot).await }).await
+    }
+
+    /// How this client's unsettled things name the container's task.
+    pub(crate) fn task_name(&self) -> String {
+        format!("{}/{}", self.client.namespace(), self.record.id)
+    }
+
+    async fn delete_now(&self, with_snapshot: bool) -> Result<()> {
+        // Else a task whose making was given up would appear after its container has gone.
+        self.client.unsettled().settled(&self.task_name()).await;
         match self.client.tasks().get(self.id()).await {
             Ok(_) => {
                 let why = format!("container {:?}: its task must be deleted first", self.id());
@@ -303,6 +279,66 @@ impl Container {
             }
         }
         self.client.containers().delete(self.id()).await
+    }
+}
+
+impl ContainerUpdate<'_> {
+    /// Sets a label; an empty value removes it.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let key = key.into();
+        self.mask.push(format!("labels.{key}"));
+        self.changed.labels.insert(key, value.into());
+        self
+    }
+
+    /// Sets a value of the caller's own.
+    pub fn extension(mut self, name: impl Into<String>, value: Any) -> Self {
+        let name = name.into();
+        self.mask.push(format!("extensions.{name}"));
+        self.changed.extensions.insert(name, value);
+        self
+    }
+
+    /// Sets the image's name.
+    pub fn image(mut self, name: impl Into<String>) -> Self {
+        self.mask.push("image".to_owned());
+        self.changed.image = name.into();
+        self
+    }
+
+    /// Sets the key of the root filesystem.
+    pub fn snapshot_key(mut self, key: impl Into<String>) -> Self {
+        self.mask.push("snapshotkey".to_owned());
+        self.changed.snapshot_key = key.into();
+        self
+    }
+
+    /// Sets the runtime spec; the next task runs by it.
+    pub fn spec(mut self, spec: &Spec) -> Self {
+        match typeurl::pack_spec(spec) {
+            Ok(packed) => {
+                self.mask.push("spec".to_owned());
+                self.changed.spec = Some(packed);
+            }
+            Err(e) => self.failure = Some(e),
+        }
+        self
+    }
+
+    /// Makes the change.
+    ///
+    /// # Errors
+    /// NotFound; InvalidArgument. Nothing is changed then.
+    pub async fn apply(self) -> Result<()> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.mask.is_empty() {
+            return Ok(());
+        }
+        let containers = self.container.client.containers();
+        self.container.record = containers.update(&self.changed, &self.mask).await?;
+        Ok(())
     }
 }
 

@@ -13,7 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::client::{Client, handle, service};
-use crate::convert::{label_map, label_mask, labels, required, status, time};
+use crate::convert::{
+    cut_off, is_disconnected, label_map, label_mask, labels, required, status, time,
+};
 
 /// Size of the pieces that are written, in bytes; far below the message limit, large enough that
 /// the cost of a message does not count.
@@ -78,6 +80,12 @@ pub struct WriterOptions {
     pub total: i64,
     /// Digest, when it is known.
     pub expected: Option<Digest>,
+}
+
+/// A read under way.
+#[derive(Debug)]
+pub struct ContentReader {
+    pieces: Streaming<wire::ReadContentResponse>,
 }
 
 /// A write under way. Dropped before [`ContentWriter::commit`], it can be resumed by reference.
@@ -174,6 +182,14 @@ impl Content {
         Ok(all.into())
     }
 
+    /// A blob's bytes from `offset` on, piece by piece.
+    ///
+    /// # Errors
+    /// NotFound; OutOfRange for an offset past the end.
+    pub async fn reader(&self, digest: &Digest, offset: i64) -> Result<ContentReader> {
+        Ok(ContentReader { pieces: self.read_range(digest, offset, 0).await? })
+    }
+
     /// Hands a blob to `sink`, piece by piece, from `offset` on; returns the number of bytes.
     ///
     /// # Errors
@@ -265,7 +281,9 @@ impl Content {
         let deadline = Instant::now() + LOCKED_PATIENCE;
         loop {
             match ContentWriter::open(&self.client, options.clone()).await {
-                Err(e) if e.is_unavailable() && Instant::now() < deadline => {
+                Err(e)
+                    if e.is_unavailable() && !is_disconnected(&e) && Instant::now() < deadline =>
+                {
                     tokio::time::sleep(LOCKED_POLL_INTERVAL).await;
                 }
                 other => return other,
@@ -317,6 +335,17 @@ impl Content {
             .await
             .map_err(status)?;
         Ok(stream.into_inner())
+    }
+}
+
+impl ContentReader {
+    /// The next piece; None at the end.
+    ///
+    /// # Errors
+    /// Unavailable when the daemon goes away; NotFound or OutOfRange, which some daemons tell
+    /// here only.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        Ok(self.pieces.message().await.map_err(status)?.map(|piece| piece.data))
     }
 }
 
@@ -416,15 +445,12 @@ impl ContentWriter {
         }
         // The stream has ended: its last answer says why.
         self.answer().await?;
-        Err(Error::unavailable(format!("write {}: closed by the daemon", self.options.reference)))
+        Err(cut_off(format!("write {}", self.options.reference)))
     }
 
     async fn answer(&mut self) -> Result<wire::WriteContentResponse> {
         let answer = self.answers.message().await.map_err(status)?;
-        answer.ok_or_else(|| {
-            let reference = &self.options.reference;
-            Error::unavailable(format!("write {reference}: closed by the daemon"))
-        })
+        answer.ok_or_else(|| cut_off(format!("write {}", self.options.reference)))
     }
 }
 

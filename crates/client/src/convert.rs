@@ -34,21 +34,6 @@ impl From<Mount> for types::Mount {
     }
 }
 
-/// Packs a message, such as options of a runtime, under the type URL its readers expect.
-pub fn pack_any<M: prost::Name>(message: &M) -> Any {
-    use gantry_api::TypeUrl;
-    Any { type_url: M::type_url_bare(), value: message.encode_to_vec() }
-}
-
-/// Unpacks a message when `value` is of its type; None when it is of another.
-///
-/// # Errors
-/// InvalidArgument when the bytes are not such a message.
-pub fn unpack_any<M: prost::Name + Default>(value: &Any) -> Result<Option<M>> {
-    use gantry_api::Payload as _;
-    any_out(value).unpack()
-}
-
 /// The time a protobuf timestamp stands for.
 pub fn time_of(timestamp: &prost_types::Timestamp) -> SystemTime {
     timestamp::from_parts(timestamp.seconds, timestamp.nanos)
@@ -79,7 +64,29 @@ pub(crate) fn status(status: tonic::Status) -> Error {
         }
         cause = inner.source();
     }
-    Error::unavailable(text)
+    Error::unavailable(text).with_source(Disconnected)
+}
+
+/// The mark of errors that are about the connection to the daemon, not about its answer.
+#[derive(Debug)]
+pub(crate) struct Disconnected;
+
+impl std::fmt::Display for Disconnected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection to the daemon broke")
+    }
+}
+
+impl std::error::Error for Disconnected {}
+
+/// Whether the connection broke, so that nobody knows what the daemon would have answered.
+pub(crate) fn is_disconnected(error: &Error) -> bool {
+    error.source().is_some_and(|e| e.is::<Disconnected>())
+}
+
+/// The error of a stream that ended before its time.
+pub(crate) fn cut_off(what: impl std::fmt::Display) -> Error {
+    Error::unavailable(format!("{what}: closed by the daemon")).with_source(Disconnected)
 }
 
 /// What must be in an answer.

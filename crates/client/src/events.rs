@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::SystemTime;
 
+use futures_util::Stream;
 use gantry_api::containerd::services::events::v1 as wire;
 use gantry_api::containerd::services::events::v1::events_client::EventsClient;
 use gantry_api::containerd::types::Envelope;
@@ -11,7 +12,7 @@ use gantry_errdefs::Result;
 use tonic::Streaming;
 
 use crate::client::{handle, service};
-use crate::convert::{any, any_out, status, time};
+use crate::convert::{any, any_out, is_disconnected, status, time};
 
 handle! {
     /// The events service.
@@ -34,6 +35,24 @@ pub struct Event {
 /// Events as they happen, from the subscription on.
 pub struct EventStream {
     state: State,
+}
+
+/// Events as they happen, over restarts of the daemon; see [`Events::follow`].
+pub struct EventFollower {
+    events: Events,
+    filters: Vec<String>,
+    /// None while the daemon is away.
+    stream: Option<EventStream>,
+}
+
+/// What [`EventFollower::next`] gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// Something happened.
+    Event(Event),
+    /// The daemon went away and came back: look at the state of what matters, for events may
+    /// have been missed.
+    Resubscribed,
 }
 
 /// Where a subscription is. Some daemons answer with the first event only, so the answer is
@@ -68,6 +87,23 @@ impl Events {
             version = self.client.version() => {
                 version?;
                 Ok(EventStream { state: State::Opening(opening) })
+            }
+        }
+    }
+
+    /// Subscribes as [`Self::subscribe`] does, and again whenever the daemon went away and came
+    /// back. What happened in between is not seen: [`Followed::Resubscribed`] says where that is.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub async fn follow(&self, filters: &[String]) -> Result<EventFollower> {
+        loop {
+            match self.subscribe(filters).await {
+                Ok(stream) => {
+                    let (events, filters) = (self.clone(), filters.to_vec());
+                    return Ok(EventFollower { events, filters, stream: Some(stream) });
+                }
+                Err(e) => self.client.before_retry(e).await?,
             }
         }
     }
@@ -110,6 +146,54 @@ impl EventStream {
             topic: e.topic,
             payload: any(e.event.unwrap_or_default()),
         }))
+    }
+}
+
+impl EventStream {
+    /// The events as a stream, which ends with the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Event>> + Send {
+        futures_util::stream::unfold(Some(self), |stream| async {
+            let mut stream = stream?;
+            match stream.next().await {
+                Ok(Some(event)) => Some((Ok(event), Some(stream))),
+                Ok(None) => None,
+                Err(e) => Some((Err(e), None)),
+            }
+        })
+    }
+}
+
+impl EventFollower {
+    /// The next event, or the word that some may have been missed. Waits for a daemon that is
+    /// away as long as the client's patience.
+    ///
+    /// # Errors
+    /// Unavailable when the daemon stays away; calling again waits once more.
+    /// ResourceExhausted when this subscriber is too slow.
+    pub async fn next(&mut self) -> Result<Followed> {
+        if let Some(stream) = &mut self.stream {
+            match stream.next().await {
+                Ok(Some(event)) => return Ok(Followed::Event(event)),
+                // A daemon that stops in good order ends its streams.
+                Ok(None) => self.stream = None,
+                Err(e) if is_disconnected(&e) || e.is_canceled() || e.is_unavailable() => {
+                    self.stream = None;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.events.client.come_back().await.map_err(|e| {
+            gantry_errdefs::Error::unavailable(e.message().to_owned()).with_source(e)
+        })?;
+        let subscribed = self.events.subscribe(&self.filters);
+        self.stream = Some(subscribed.await?);
+        Ok(Followed::Resubscribed)
+    }
+}
+
+impl std::fmt::Debug for EventFollower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventFollower").field("filters", &self.filters).finish_non_exhaustive()
     }
 }
 

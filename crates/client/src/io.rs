@@ -5,11 +5,15 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use gantry_errdefs::{Error, Result, ResultExt};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::unix::pipe;
 
 /// Where FIFOs are made unless the caller says otherwise.
 const FIFO_DIR: &str = "/run/gantry/fifo";
+
+/// Most that [`Streams::output`] keeps of either stream, in bytes.
+const OUTPUT_SIZE_MAX: u64 = 16 << 20;
 
 /// Where input, output and errors of a process go, as the shim is told: paths of FIFOs,
 /// `file://` or `binary://` URIs, or nothing.
@@ -25,12 +29,14 @@ pub struct Stdio {
     pub terminal: bool,
 }
 
-/// FIFOs in a directory of their own, removed on drop.
+/// FIFOs in a directory, removed on drop.
 #[derive(Debug)]
 pub struct FifoSet {
     dir: PathBuf,
     stdio: Stdio,
     kept: bool,
+    /// Whether others may have files in the directory.
+    shared_dir: bool,
 }
 
 /// The client's ends of a process' FIFOs.
@@ -55,6 +61,33 @@ impl Stdio {
         let uri = uri.into();
         let stderr = if terminal { String::new() } else { uri.clone() };
         Self { stdin: String::new(), stdout: uri, stderr, terminal }
+    }
+
+    /// No input; output and errors are appended to files by the shim, on the daemon's machine.
+    /// Shims of containerd before 2.0 write both into the first.
+    pub fn files(stdout: impl AsRef<Path>, stderr: impl AsRef<Path>) -> Self {
+        let uri = |path: &Path| format!("file://{}", path.display());
+        Self { stdout: uri(stdout.as_ref()), stderr: uri(stderr.as_ref()), ..Self::default() }
+    }
+
+    /// No input; output and errors go to a logging program that the shim starts, with
+    /// `arguments` as names and values. It gets them as its third and fourth descriptor.
+    pub fn binary(program: impl AsRef<Path>, arguments: &[(&str, &str)]) -> Self {
+        let mut uri = format!("binary://{}", program.as_ref().display());
+        for (n, (name, value)) in arguments.iter().enumerate() {
+            let mark = if n == 0 { '?' } else { '&' };
+            uri.push_str(&format!("{mark}{}={}", query_text(name), query_text(value)));
+        }
+        Self::log_uri(uri, false)
+    }
+
+    /// Ends output that nobody writes any more: to a reader that came after the last writer had
+    /// left, a FIFO never ends by itself. Writers that are still there are not disturbed.
+    pub(crate) fn end_output(&self) {
+        for path in [&self.stdout, &self.stderr].into_iter().filter_map(|text| fifo(text)) {
+            // Coming and going is what readers notice.
+            drop(rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()));
+        }
     }
 
     /// Opens the client's ends of those that are FIFOs. Open before the task is made, or attach
@@ -104,14 +137,37 @@ impl FifoSet {
             .mode(0o700)
             .create(&dir)
             .context(|| format!("making {}", dir.display()))?;
-        let mut set = Self { dir, stdio: Stdio { terminal, ..Stdio::default() }, kept: false };
+        let stdio = Stdio { terminal, ..Stdio::default() };
+        let mut set = Self { dir, stdio, kept: false, shared_dir: false };
+        set.make_all(id, stdin)?;
+        Ok(set)
+    }
+
+    fn make_all(&mut self, id: &str, stdin: bool) -> Result<()> {
         if stdin {
-            set.stdio.stdin = set.make(id, "stdin")?;
+            self.stdio.stdin = self.make(id, "stdin")?;
         }
-        set.stdio.stdout = set.make(id, "stdout")?;
-        if !terminal {
-            set.stdio.stderr = set.make(id, "stderr")?;
+        self.stdio.stdout = self.make(id, "stdout")?;
+        if !self.stdio.terminal {
+            self.stdio.stderr = self.make(id, "stderr")?;
         }
+        Ok(())
+    }
+
+    /// Makes FIFOs `<id>-stdin` and so on in `dir` itself, which need not exist: for whoever has
+    /// a directory per container. On drop the FIFOs are removed, and the directory stays.
+    ///
+    /// # Errors
+    /// AlreadyExists for FIFOs that are there; an I/O error.
+    pub fn create_in(dir: &Path, id: &str, stdin: bool, terminal: bool) -> Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .context(|| format!("making {}", dir.display()))?;
+        let stdio = Stdio { terminal, ..Stdio::default() };
+        let mut set = Self { dir: dir.to_owned(), stdio, kept: false, shared_dir: true };
+        set.make_all(id, stdin)?;
         Ok(set)
     }
 
@@ -136,7 +192,14 @@ impl FifoSet {
 
 impl Drop for FifoSet {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.kept {
+            return;
+        }
+        if self.shared_dir {
+            for path in [&self.stdio.stdin, &self.stdio.stdout, &self.stdio.stderr] {
+                let _ = fs::remove_file(path);
+            }
+        } else {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
@@ -158,6 +221,92 @@ impl Stdio {
             }
         }
     }
+}
+
+/// Output and errors, read to their ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error; empty with a terminal.
+    pub stderr: Vec<u8>,
+}
+
+impl Streams {
+    /// Reads output and errors to their ends. Input is closed on this side.
+    ///
+    /// # Errors
+    /// ResourceExhausted for more than 16 MiB of either; an I/O error.
+    pub async fn output(self) -> Result<Output> {
+        drop(self.stdin);
+        let (stdout, stderr) = tokio::join!(read_all(self.stdout), read_all(self.stderr));
+        Ok(Output { stdout: stdout?, stderr: stderr? })
+    }
+
+    /// Copies input to the process and its output and errors from it, until both have ended or
+    /// the returned future is dropped. At the end of `stdin` the process' own is left open: call
+    /// [`crate::Process::close_stdin`].
+    ///
+    /// # Errors
+    /// An I/O error of output or errors; input that the process does not want is no error.
+    pub async fn copy(
+        self,
+        mut stdin: impl AsyncRead + Unpin,
+        mut stdout: impl AsyncWrite + Unpin,
+        mut stderr: impl AsyncWrite + Unpin,
+    ) -> Result<()> {
+        let feed = async {
+            if let Some(mut pipe) = self.stdin {
+                // The process may end before its input.
+                let _ = tokio::io::copy(&mut stdin, &mut pipe).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let drain = async {
+            let out = async {
+                match self.stdout {
+                    Some(mut pipe) => tokio::io::copy(&mut pipe, &mut stdout).await,
+                    None => Ok(0),
+                }
+            };
+            let err = async {
+                match self.stderr {
+                    Some(mut pipe) => tokio::io::copy(&mut pipe, &mut stderr).await,
+                    None => Ok(0),
+                }
+            };
+            tokio::try_join!(out, err)
+        };
+        tokio::select! {
+            () = feed => Ok(()),
+            done = drain => done.map(drop).context(|| "copying output"),
+        }
+    }
+}
+
+async fn read_all(pipe: Option<pipe::Receiver>) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(OUTPUT_SIZE_MAX + 1).read_to_end(&mut all).await.context(|| "reading output")?;
+    }
+    if all.len() as u64 > OUTPUT_SIZE_MAX {
+        let why = format!("output: more than {OUTPUT_SIZE_MAX} bytes");
+        return Err(Error::resource_exhausted(why));
+    }
+    Ok(all)
+}
+
+/// A text within the query of a URI.
+fn query_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 /// The path of a FIFO; None for empty texts and URIs of other kinds.

@@ -7,6 +7,7 @@ use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_core::{Labels, timestamp};
 use gantry_errdefs::Result;
 
+use crate::cancel::{make_or_undo, to_its_end};
 use crate::client::{Client, handle, service};
 use crate::convert::{label_map, labels, required, status, time};
 
@@ -54,7 +55,7 @@ pub struct LeaseGuard {
 }
 
 impl Leases {
-    /// Makes a lease.
+    /// Makes a lease. Dropped before the end, it is removed again.
     ///
     /// # Errors
     /// AlreadyExists.
@@ -64,12 +65,21 @@ impl Leases {
             all.insert(EXPIRE_LABEL.to_owned(), timestamp::format(SystemTime::now() + lifetime));
         }
         let request = wire::CreateRequest { id: options.id, labels: label_map(&all) };
-        let answer = service!(self.client, LeasesClient)
-            .create(self.client.request(request))
-            .await
-            .map_err(status)?
-            .into_inner();
-        Ok(lease(required(answer.lease, "the lease")?))
+        let (leases, undoing) = (self.clone(), self.clone());
+        let work = async move {
+            let answer = service!(leases.client, LeasesClient)
+                .create(leases.client.request(request))
+                .await
+                .map_err(status)?
+                .into_inner();
+            Ok(lease(required(answer.lease, "the lease")?))
+        };
+        let undo = |made: Lease| async move {
+            if let Err(e) = undoing.delete(&made.id, false).await {
+                tracing::debug!(lease = made.id, error = %e, "lease left");
+            }
+        };
+        make_or_undo(work, undo).await
     }
 
     /// Removes a lease; what nothing else holds becomes garbage. With `sync`, returns after a
@@ -154,6 +164,11 @@ impl Leases {
 }
 
 impl LeaseGuard {
+    /// Id of the lease.
+    pub fn id(&self) -> &str {
+        self.client.lease().unwrap_or_default()
+    }
+
     /// The client whose calls are under the lease.
     pub fn client(&self) -> &Client {
         &self.client
@@ -165,7 +180,9 @@ impl LeaseGuard {
     /// Those of the daemon; a lease that is gone already is none.
     pub async fn release(mut self) -> Result<()> {
         self.released = true;
-        match delete(&self.client).await {
+        let client = self.client.clone();
+        let deleted = to_its_end(async move { delete(&client).await }).await;
+        match deleted {
             Err(e) if e.is_not_found() => Ok(()),
             other => other,
         }

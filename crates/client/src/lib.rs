@@ -39,13 +39,18 @@
 //! the same machine.
 #![forbid(unsafe_code)]
 
+mod cancel;
 mod checkpoint;
+mod checkpoint_image;
 mod client;
+mod container_builder;
 mod containers;
 mod content;
 mod convert;
 mod diff;
 mod doctor;
+mod event_data;
+mod event_filter;
 mod events;
 mod events_json;
 mod image;
@@ -53,37 +58,72 @@ mod images;
 mod introspection;
 mod io;
 mod leases;
+mod local;
+mod moving;
 mod namespaces;
 mod process;
+mod resolved;
+mod rootfs;
 mod shims;
 mod snapshots;
 mod streams;
 mod tasks;
 mod transfer;
+mod transport;
+pub mod typeurl;
 mod unpack;
 
 pub use checkpoint::{CheckpointParts, RestoreParts};
+pub use checkpoint_image::{CRIU_MEDIA_TYPE, CheckpointImageOptions};
 pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
-pub use containers::{Container, ContainerBuilder, ContainerRecord, Containers, Runtime};
-pub use content::{BlobInfo, Content, ContentWriter, IngestStatus, WriterOptions};
-pub use convert::{Mount, pack_any, time_of, unpack_any};
+pub use container_builder::{ContainerBuilder, DEFAULT_SNAPSHOTTER};
+pub use containers::{Container, ContainerRecord, ContainerUpdate, Containers, Runtime};
+pub use content::{BlobInfo, Content, ContentReader, ContentWriter, IngestStatus, WriterOptions};
+pub use convert::{Mount, time_of};
 pub use diff::{Diff, DiffOptions};
 pub use doctor::{Doctor, Examination, ExamineOptions, Finding};
-pub use events::{Event, EventStream, Events};
+pub use event_data::EventData;
+pub use event_filter::EventFilter;
+pub use events::{Event, EventFollower, EventStream, Events, Followed};
+pub use gantry_api as api;
 pub use gantry_core as core;
 pub use gantry_errdefs::{Class, Error, Result};
 pub use gantry_oci as oci;
-pub use image::ResolvedImage;
+pub use image::{Image, ImageUsage};
 pub use images::{ImageRecord, Images};
 pub use introspection::{Introspection, PluginRecord, RuntimeInfo, ServerInfo};
-pub use io::{FifoSet, Stdio, Streams};
+pub use io::{FifoSet, Output, Stdio, Streams};
 pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
 pub use namespaces::{NamespaceRecord, Namespaces};
 pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus, UNKNOWN_EXIT};
+pub use resolved::ResolvedImage;
+pub use rootfs::IdMap;
 pub use shims::{ShimOutcome, ShimRecord, ShimStatus, ShimUpgradeOptions, Shims};
 pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
 pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
 pub use transfer::{
     Credentials, ImportOptions, Progress, PullOptions, PushOptions, RegistryOptions, Transfer,
 };
+pub use typeurl::{pack as pack_any, unpack as unpack_any};
 pub use unpack::UnpackOptions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: &T) {}
+
+    /// Programs spawn calls; a call that cannot move to another thread would be of no use.
+    #[tokio::test]
+    async fn calls_may_be_spawned() {
+        let client = Client::without_daemon();
+        is_send(&client.pull(PullOptions::new("x")));
+        is_send(&client.push(PushOptions::new("x", "y")));
+        is_send(&client.import(tokio::io::empty(), ImportOptions::default()));
+        is_send(&client.container_builder("x").create());
+        is_send(&client.tasks().process("x", "").wait());
+        is_send(&client.events().follow(&[]));
+        let mut out = Vec::new();
+        is_send(&client.export(&[], true, &mut out));
+    }
+}

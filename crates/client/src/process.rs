@@ -5,11 +5,11 @@ use std::time::SystemTime;
 use gantry_api::containerd::services::tasks::v1 as wire;
 use gantry_api::containerd::services::tasks::v1::tasks_client::TasksClient;
 use gantry_api::containerd::v1::types;
-use gantry_errdefs::Result;
+use gantry_errdefs::{Error, Result};
 
 use crate::client::{Client, service};
-use crate::convert::{required, status, time};
-use crate::io::Stdio;
+use crate::convert::{is_disconnected, required, status, time};
+use crate::io::{Stdio, Streams};
 
 /// Exit code of a process whose real one can't be known, for instance because the connection to
 /// the daemon broke while waiting.
@@ -119,11 +119,23 @@ impl Process {
     }
 
     /// Waits for the end; at once when it is over. Many may wait. Dropping the future ends
-    /// nothing but the waiting.
+    /// nothing but the waiting. When the daemon goes away meanwhile, waits for it to come back.
     ///
     /// # Errors
-    /// NotFound; Unavailable when the daemon goes away meanwhile.
+    /// NotFound; Unavailable when the daemon stays away for longer than the client's patience.
     pub async fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            let failure = match self.wait_once().await {
+                Err(e) if is_disconnected(&e) => e,
+                // A daemon that stops ends its calls; nobody else cancels this one.
+                Err(e) if e.is_canceled() => Error::unavailable(e.message().to_owned()),
+                other => return other,
+            };
+            self.client.come_back().await.map_err(|_| failure)?;
+        }
+    }
+
+    async fn wait_once(&self) -> Result<ExitStatus> {
         let request = wire::WaitRequest {
             container_id: self.container_id.clone(),
             exec_id: self.exec_id.clone(),
@@ -157,8 +169,26 @@ impl Process {
     /// Removes the process, which must be over; returns how it ended.
     ///
     /// # Errors
-    /// NotFound; an error while it is running.
+    /// NotFound; FailedPrecondition while it runs, or was made and never started (an exec in that
+    /// state may be removed).
     pub async fn delete(&self) -> Result<ExitStatus> {
+        let status = self.state().await?.status;
+        let deletable = match status {
+            ProcessStatus::Stopped | ProcessStatus::Unknown => true,
+            ProcessStatus::Created => !self.exec_id.is_empty(),
+            _ => false,
+        };
+        if !deletable {
+            let what = if self.exec_id.is_empty() { "task" } else { "process" };
+            let status = status.as_str().to_lowercase();
+            let why = format!("{what} must be stopped before deletion: {status}");
+            return Err(Error::failed_precondition(why));
+        }
+        self.remove().await
+    }
+
+    /// Removes the process, whatever the daemon makes of its state.
+    pub(crate) async fn remove(&self) -> Result<ExitStatus> {
         let mut service = service!(self.client, TasksClient);
         let answer = if self.exec_id.is_empty() {
             let container_id = self.container_id.clone();
@@ -184,10 +214,30 @@ impl Process {
             Err(e) if !e.is_not_found() && !e.is_failed_precondition() => return Err(e),
             _ => {}
         }
-        if self.state().await?.status != ProcessStatus::Created {
-            self.wait().await?;
+        // One that never ran has no end to wait for, unless the signal gave it one.
+        if self.state().await?.status == ProcessStatus::Created {
+            match self.remove().await {
+                Err(e) if !e.is_not_found() => {}
+                other => return other,
+            }
         }
-        self.delete().await
+        self.wait().await?;
+        self.remove().await
+    }
+
+    /// Opens the client's ends of the process' FIFOs, as whoever made it did: to read on where
+    /// another client stopped. Of a process that is over, what its shim still holds is read, and
+    /// then the end: open the streams before the start to miss nothing.
+    ///
+    /// # Errors
+    /// NotFound when the process or a FIFO is gone.
+    pub async fn attach(&self) -> Result<Streams> {
+        let streams = self.state().await?.stdio.open()?;
+        let now = self.state().await?;
+        if now.status == ProcessStatus::Stopped {
+            now.stdio.end_output();
+        }
+        Ok(streams)
     }
 
     /// The state.

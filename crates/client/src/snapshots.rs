@@ -5,9 +5,11 @@ use std::time::SystemTime;
 
 use gantry_api::containerd::services::snapshots::v1 as wire;
 use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
+use gantry_api::containerd::types;
 use gantry_core::Labels;
 use gantry_errdefs::Result;
 
+use crate::cancel::make_or_undo;
 use crate::client::{Client, service};
 use crate::convert::{Mount, label_map, label_mask, labels, required, status, time};
 
@@ -94,12 +96,16 @@ impl Snapshots {
             parent: parent.to_owned(),
             labels: label_map(&labels),
         };
-        let answer = service!(self.client, SnapshotsClient)
-            .prepare(self.client.request(request))
-            .await
-            .map_err(status)?
-            .into_inner();
-        Ok(answer.mounts.into_iter().map(Mount::from).collect())
+        let client = self.client.clone();
+        self.made(key, async move {
+            let answer = service!(client, SnapshotsClient)
+                .prepare(client.request(request))
+                .await
+                .map_err(status)?
+                .into_inner();
+            Ok(answer.mounts)
+        })
+        .await
     }
 
     /// Makes a read-only snapshot `key` of the committed `parent`.
@@ -113,12 +119,33 @@ impl Snapshots {
             parent: parent.to_owned(),
             labels: label_map(&labels),
         };
-        let answer = service!(self.client, SnapshotsClient)
-            .view(self.client.request(request))
-            .await
-            .map_err(status)?
-            .into_inner();
-        Ok(answer.mounts.into_iter().map(Mount::from).collect())
+        let client = self.client.clone();
+        self.made(key, async move {
+            let answer = service!(client, SnapshotsClient)
+                .view(client.request(request))
+                .await
+                .map_err(status)?
+                .into_inner();
+            Ok(answer.mounts)
+        })
+        .await
+    }
+
+    /// Waits for `work`, which makes snapshot `key`; dropped before its end, the snapshot is
+    /// removed again.
+    async fn made(
+        &self,
+        key: &str,
+        work: impl Future<Output = Result<Vec<types::Mount>>> + Send + 'static,
+    ) -> Result<Vec<Mount>> {
+        let (snapshots, key) = (self.clone(), key.to_owned());
+        let undo = |_| async move {
+            if let Err(e) = snapshots.remove(&key).await {
+                tracing::debug!(key, error = %e, "snapshot left");
+            }
+        };
+        let mounts = make_or_undo(work, undo).await?;
+        Ok(mounts.into_iter().map(Mount::from).collect())
     }
 
     /// How to mount the active snapshot or view `key`.

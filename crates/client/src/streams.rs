@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::client::{Client, service};
-use crate::convert::status;
+use crate::convert::{cut_off, status};
 
 /// Messages of one stream that may wait to be sent.
 const QUEUED_MAX: usize = 16;
@@ -50,7 +50,7 @@ impl MessageStream {
         // The answer says that the id is known from now on.
         let opened = receiver.message().await.map_err(status)?;
         if opened.is_none() {
-            return Err(Error::unavailable(format!("stream {id}: closed by the daemon")));
+            return Err(cut_off(format!("stream {id}")));
         }
         Ok(Self { id, sender, receiver })
     }
@@ -67,7 +67,7 @@ impl MessageStream {
 
     /// Sends a message.
     pub(crate) async fn send(&self, message: Any) -> Result<()> {
-        let closed = |_| Error::unavailable(format!("stream {}: closed by the daemon", self.id));
+        let closed = |_| cut_off(format!("stream {}", self.id));
         self.sender.send(message).await.map_err(closed)
     }
 
@@ -78,8 +78,7 @@ impl MessageStream {
         loop {
             while window <= 0 {
                 let Some(message) = self.receive().await? else {
-                    let why = format!("stream {}: closed before its end", self.id);
-                    return Err(Error::unavailable(why));
+                    return Err(cut_off(format!("stream {}", self.id)));
                 };
                 if let Some(update) = message.unpack::<WindowUpdate>()? {
                     window += i64::from(update.update);

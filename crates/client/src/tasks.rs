@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::time::SystemTime;
 
+use gantry_api::containerd::linux::runc as old;
 use gantry_api::containerd::runc::v1 as runc;
 use gantry_api::containerd::services::tasks::v1 as wire;
 use gantry_api::containerd::services::tasks::v1::tasks_client::TasksClient;
@@ -12,11 +13,18 @@ use gantry_core::{Any, Descriptor};
 use gantry_errdefs::{Error, Result};
 use gantry_oci::LinuxResources;
 
-use crate::client::{handle, service};
+use crate::cancel::{make_or_undo, make_or_undo_marked};
+use crate::checkpoint_image::Saved;
+use crate::client::{Client, handle, service};
 use crate::containers::Container;
 use crate::convert::{Mount, any, any_out, descriptor, descriptor_out, required, status, time};
+use crate::image::Image;
 use crate::io::Stdio;
 use crate::process::{Process, ProcessState, state};
+use crate::typeurl;
+
+/// The runtime of containerd 1.x whose options are of another type.
+const LINUX_RUNTIME: &str = "io.containerd.runtime.v1.linux";
 
 handle! {
     /// The tasks service: the running side of containers.
@@ -37,7 +45,9 @@ pub struct TaskBuilder {
     stdio: Stdio,
     rootfs: Option<Vec<Mount>>,
     checkpoint: Option<Descriptor>,
+    from_checkpoint: Option<Image>,
     options: Option<Any>,
+    no_pivot_root: bool,
     runtime_path: String,
 }
 
@@ -77,6 +87,16 @@ pub enum TaskMetrics {
 pub struct CheckpointOptions {
     /// Ends the container.
     pub exit: bool,
+    /// Keeps TCP connections.
+    pub open_tcp: bool,
+    /// Takes unix sockets to the outside along.
+    pub external_unix_sockets: bool,
+    /// Takes the terminal along.
+    pub terminal: bool,
+    /// Keeps locks on files.
+    pub file_locks: bool,
+    /// Kinds of namespaces that are left empty, such as `network`.
+    pub empty_namespaces: Vec<String>,
     /// Directory for the image files; empty stores them as content.
     pub image_path: String,
     /// Directory for criu's logs.
@@ -156,7 +176,9 @@ impl Container {
             stdio: stdio.clone(),
             rootfs: None,
             checkpoint: None,
+            from_checkpoint: None,
             options: None,
+            no_pivot_root: false,
             runtime_path: String::new(),
         }
     }
@@ -178,7 +200,22 @@ impl TaskBuilder {
         self
     }
 
-    /// Restores from a checkpoint.
+    /// Restores from a checkpoint that is an image; see [`Task::checkpoint_as_image`].
+    #[must_use]
+    pub fn from_checkpoint(mut self, checkpoint: &Image) -> Self {
+        self.from_checkpoint = Some(checkpoint.clone());
+        self
+    }
+
+    /// Leaves the root filesystem's change to `chroot`, for roots that cannot be pivoted to, such
+    /// as a ramdisk. Only for runtimes with the options of runc.
+    #[must_use]
+    pub fn no_pivot_root(mut self) -> Self {
+        self.no_pivot_root = true;
+        self
+    }
+
+    /// Restores from the memory of a checkpoint.
     #[must_use]
     pub fn checkpoint(mut self, checkpoint: Descriptor) -> Self {
         self.checkpoint = Some(checkpoint);
@@ -199,11 +236,22 @@ impl TaskBuilder {
         self
     }
 
-    /// Makes the task. It has its pid and its namespaces, and does not run yet.
+    /// Makes the task. It has its pid and its namespaces, and does not run yet. Dropped before
+    /// the end, the task is deleted again.
     ///
     /// # Errors
     /// AlreadyExists; NotFound; Unknown with the runtime's text when the shim fails.
     pub async fn create(self) -> Result<Task> {
+        let undo = |task: Task| async move {
+            if let Err(e) = task.delete_with_kill().await {
+                tracing::debug!(task = task.container_id(), error = %e, "task left");
+            }
+        };
+        let mark = self.container.client().unsettled().begin(self.container.task_name());
+        make_or_undo_marked(Some(mark), self.create_now(), undo).await
+    }
+
+    async fn create_now(self) -> Result<Task> {
         let client = self.container.client().clone();
         let record = self.container.record();
         let rootfs = match self.rootfs {
@@ -211,6 +259,14 @@ impl TaskBuilder {
             None if record.snapshot_key.is_empty() => Vec::new(),
             None => client.snapshots(&record.snapshotter).mounts(&record.snapshot_key).await?,
         };
+        let checkpoint = match (self.checkpoint, &self.from_checkpoint) {
+            (None, Some(image)) => Some(Saved::read(&client, image).await?.memory),
+            (given, _) => given,
+        };
+        let mut options = self.options.or_else(|| record.runtime.options.clone());
+        if self.no_pivot_root {
+            options = Some(without_pivot_root(&record.runtime.name, options)?);
+        }
         let request = wire::CreateTaskRequest {
             container_id: record.id.clone(),
             rootfs: rootfs.into_iter().map(Into::into).collect(),
@@ -218,8 +274,8 @@ impl TaskBuilder {
             stdout: self.stdio.stdout,
             stderr: self.stdio.stderr,
             terminal: self.stdio.terminal,
-            checkpoint: self.checkpoint.as_ref().map(descriptor_out),
-            options: self.options.as_ref().or(record.runtime.options.as_ref()).map(any_out),
+            checkpoint: checkpoint.as_ref().map(descriptor_out),
+            options: options.as_ref().map(any_out),
             runtime_path: self.runtime_path,
             ..wire::CreateTaskRequest::default()
         };
@@ -232,6 +288,27 @@ impl TaskBuilder {
     }
 }
 
+/// The options with the wish not to pivot added.
+fn without_pivot_root(runtime: &str, options: Option<Any>) -> Result<Any> {
+    let Some(options) = options else {
+        if runtime == LINUX_RUNTIME {
+            return Ok(typeurl::pack(&old::CreateOptions {
+                no_pivot_root: true,
+                ..Default::default()
+            }));
+        }
+        return Ok(typeurl::pack(&runc::Options { no_pivot_root: true, ..Default::default() }));
+    };
+    if let Some(new) = typeurl::unpack::<runc::Options>(&options)? {
+        return Ok(typeurl::pack(&runc::Options { no_pivot_root: true, ..new }));
+    }
+    if let Some(old) = typeurl::unpack::<old::CreateOptions>(&options)? {
+        return Ok(typeurl::pack(&old::CreateOptions { no_pivot_root: true, ..old }));
+    }
+    let why = format!("task options {:?}: they cannot say not to pivot", options.type_url);
+    Err(Error::invalid_argument(why))
+}
+
 impl Deref for Task {
     type Target = Process;
 
@@ -241,12 +318,28 @@ impl Deref for Task {
 }
 
 impl Task {
+    /// The process of exec `exec_id`, with its state.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn load_process(&self, exec_id: &str) -> Result<Process> {
+        let process = Process { exec_id: exec_id.to_owned(), ..self.process.clone() };
+        process.state().await?;
+        Ok(process)
+    }
+
+    /// The same task by another client, such as one with a lease.
+    pub(crate) fn under(&self, client: &Client) -> Self {
+        let process = Process { client: client.clone(), ..self.process.clone() };
+        Self { process, pid: self.pid }
+    }
+
     /// Pid of the container's own process on the host.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Adds a process; it runs once started.
+    /// Adds a process; it runs once started. Dropped before the end, it is removed again.
     ///
     /// # Errors
     /// AlreadyExists; InvalidArgument for a bad id.
@@ -256,10 +349,7 @@ impl Task {
         process: &gantry_oci::Process,
         stdio: &Stdio,
     ) -> Result<Process> {
-        let spec = prost_types::Any {
-            type_url: gantry_oci::PROCESS_TYPE_URL.to_owned(),
-            value: gantry_oci::to_json(process)?,
-        };
+        let spec = any_out(&typeurl::pack_process(process)?);
         let request = wire::ExecProcessRequest {
             container_id: self.container_id.clone(),
             stdin: stdio.stdin.clone(),
@@ -269,11 +359,20 @@ impl Task {
             spec: Some(spec),
             exec_id: exec_id.to_owned(),
         };
-        service!(self.client, TasksClient)
-            .exec(self.client.request(request))
-            .await
-            .map_err(status)?;
-        Ok(Process { exec_id: exec_id.to_owned(), ..self.process.clone() })
+        let made = Process { exec_id: exec_id.to_owned(), ..self.process.clone() };
+        let work = async move {
+            service!(made.client, TasksClient)
+                .exec(made.client.request(request))
+                .await
+                .map_err(status)?;
+            Ok(made)
+        };
+        let undo = |process: Process| async move {
+            if let Err(e) = process.delete_with_kill().await {
+                tracing::debug!(exec = process.exec_id(), error = %e, "exec left");
+            }
+        };
+        make_or_undo(work, undo).await
     }
 
     /// Freezes the container.
@@ -325,13 +424,9 @@ impl Task {
     /// # Errors
     /// NotFound; Unknown with the runtime's text.
     pub async fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let resources = prost_types::Any {
-            type_url: gantry_oci::RESOURCES_TYPE_URL.to_owned(),
-            value: gantry_oci::to_json(resources)?,
-        };
         let request = wire::UpdateTaskRequest {
             container_id: self.container_id.clone(),
-            resources: Some(resources),
+            resources: Some(any_out(&typeurl::pack_resources(resources)?)),
             ..wire::UpdateTaskRequest::default()
         };
         service!(self.client, TasksClient)
@@ -349,6 +444,11 @@ impl Task {
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<Vec<Descriptor>> {
         let options = runc::CheckpointOptions {
             exit: options.exit,
+            open_tcp: options.open_tcp,
+            external_unix_sockets: options.external_unix_sockets,
+            terminal: options.terminal,
+            file_locks: options.file_locks,
+            empty_namespaces: options.empty_namespaces.clone(),
             image_path: options.image_path.clone(),
             work_path: options.work_path.clone(),
             ..runc::CheckpointOptions::default()

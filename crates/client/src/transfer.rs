@@ -60,6 +60,10 @@ pub struct PullOptions {
     pub all_metadata: bool,
     /// Snapshotter to unpack into; None fetches only.
     pub unpack: Option<String>,
+    /// Blobs that this program fetches at the same time, when it pulls; 0 for the usual number.
+    pub downloads: usize,
+    /// Lets this program pull even if the daemon could.
+    pub local: bool,
 }
 
 /// What is pushed.
@@ -124,7 +128,63 @@ impl PullOptions {
             all_platforms: false,
             all_metadata: false,
             unpack: Some("overlayfs".to_owned()),
+            downloads: 0,
+            local: false,
         }
+    }
+
+    /// Uses HTTP without TLS.
+    #[must_use]
+    pub fn plain_http(mut self) -> Self {
+        self.registry.plain_http = true;
+        self
+    }
+
+    /// The snapshotter to unpack into; None fetches only.
+    #[must_use]
+    pub fn unpack(mut self, snapshotter: Option<&str>) -> Self {
+        self.unpack = snapshotter.map(str::to_owned);
+        self
+    }
+
+    /// Fetches one more platform, instead of this machine's.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platforms.push(platform);
+        self
+    }
+
+    /// Adds a label of the image record.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Who asks, when the registry wants to know.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.registry.credentials = Some(credentials);
+        self
+    }
+}
+
+impl PushOptions {
+    /// Pushes image `image` to `reference`, all of it that is there.
+    pub fn new(image: impl Into<String>, reference: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            reference: reference.into(),
+            registry: RegistryOptions::default(),
+            platforms: Vec::new(),
+        }
+    }
+
+    /// Uses HTTP without TLS.
+    #[must_use]
+    pub fn plain_http(mut self) -> Self {
+        self.registry.plain_http = true;
+        self
     }
 }
 
@@ -396,7 +456,7 @@ fn step_of(step: wire::Progress) -> Progress {
 }
 
 /// `import-<year>-<month>-<day>`, as ctr names images that have no name of their own.
-fn dated_name() -> String {
+pub(crate) fn dated_name() -> String {
     let now = gantry_core::timestamp::format(std::time::SystemTime::now());
     format!("import-{}", now.split('T').next().unwrap_or_default())
 }

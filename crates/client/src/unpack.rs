@@ -5,7 +5,7 @@ use gantry_core::Labels;
 use gantry_errdefs::{Error, Result};
 
 use crate::client::Client;
-use crate::image::ResolvedImage;
+use crate::resolved::ResolvedImage;
 
 /// Label on a snapshot in the making that names what it becomes; snapshotters that fetch
 /// elsewhere look at it.

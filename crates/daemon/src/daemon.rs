@@ -1,9 +1,11 @@
 //! Starting and stopping the daemon inside a process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use gantry_errdefs::{Error, Result};
 use gantry_mount::TempRoot;
+use gantry_runtime::plugin::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -35,7 +37,50 @@ enum Doors {
 #[derive(Debug)]
 pub struct Daemon;
 
+/// A daemon with parts of the caller's own, before its start.
+pub struct Builder {
+    config: Config,
+    runtime: Option<Arc<dyn Runtime>>,
+}
+
+impl Builder {
+    /// Runs tasks by `runtime` instead of shims.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// As [`Daemon::start`].
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub async fn start(self) -> Result<Running> {
+        start(self, Doors::Sockets).await
+    }
+
+    /// As [`Daemon::start_embedded`].
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub async fn start_embedded(self) -> Result<Running> {
+        start(self, Doors::ShimsOnly).await
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let runtime = self.runtime.as_ref().map(|r| r.id());
+        f.debug_struct("Builder").field("config", &self.config).field("runtime", &runtime).finish()
+    }
+}
+
 impl Daemon {
+    /// Starts putting together a daemon with parts of the caller's own.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, runtime: None }
+    }
+
     /// Starts a daemon that serves on the sockets of `config` and in-process. Everything it left
     /// unfinished when it was last killed is repaired before the sockets open.
     ///
@@ -43,7 +88,7 @@ impl Daemon {
     /// InvalidArgument for a bad configuration, FailedPrecondition when another daemon uses the
     /// root or a socket, else what went wrong while starting.
     pub async fn start(config: Config) -> Result<Running> {
-        start(config, Doors::Sockets).await
+        Self::builder(config).start().await
     }
 
     /// Starts a daemon that serves in-process only ([`Running::channel`]).
@@ -51,11 +96,12 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub async fn start_embedded(config: Config) -> Result<Running> {
-        start(config, Doors::ShimsOnly).await
+        Self::builder(config).start_embedded().await
     }
 }
 
-async fn start(config: Config, doors: Doors) -> Result<Running> {
+async fn start(builder: Builder, doors: Doors) -> Result<Running> {
+    let Builder { config, runtime } = builder;
     config.validate()?;
     set_oom_score(config.oom_score);
     let (config, lock, temp) = tokio::task::spawn_blocking(move || prepare(config))
@@ -69,7 +115,7 @@ async fn start(config: Config, doors: Doors) -> Result<Running> {
     let ttrpc_path = PathBuf::from(config.ttrpc_address());
     let (listener, file) = socket::bind(&ttrpc_path, ttrpc.uid, ttrpc.gid)?.into_parts();
     let mut sockets = vec![file];
-    let mut parts = Parts::open(&config, temp, serving_now).await?;
+    let mut parts = Parts::open(&config, runtime, temp, serving_now).await?;
     let shims = wiring::shim_server(&parts);
     let until = stopped(stopping.clone());
     let mut tasks = vec![tokio::spawn(async move {

@@ -2,7 +2,8 @@
 //!
 //! [`Daemon::start`] opens everything below the configured directories and serves; the program
 //! `gantryd` is little more than that with signals around it. [`Daemon::start_embedded`] serves
-//! inside the process alone, over [`Running::channel`].
+//! inside the process alone, over [`Running::channel`]. [`Daemon::builder`] takes parts of the
+//! embedder's own, such as another [`Runtime`](gantry_runtime::plugin::Runtime).
 //!
 //! There is no dump of stacks on SIGUSR1: async tasks have none worth printing. Debug-level logs
 //! and the metrics endpoint are what to look at instead.
@@ -29,4 +30,4 @@ mod socket;
 mod stores;
 mod wiring;
 
-pub use daemon::{Daemon, Running};
+pub use daemon::{Builder, Daemon, Running};

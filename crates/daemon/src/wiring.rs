@@ -15,6 +15,7 @@ use gantry_metadata::Db;
 use gantry_mount::TempRoot;
 use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
 use gantry_restart::Monitor;
+use gantry_runtime::plugin::{EventSink, Runtime};
 use gantry_runtime::{EventService, Manager};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
@@ -37,7 +38,6 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 /// Everything that serves requests.
-#[derive(Debug)]
 pub(crate) struct Parts {
     uuid: String,
     exchange: Exchange,
@@ -46,7 +46,10 @@ pub(crate) struct Parts {
     serving: watch::Receiver<bool>,
     db: Db,
     database: Arc<RedbStore>,
+    /// Starts shims and takes their events.
     runtime: Manager,
+    /// What the tasks service runs tasks by: `runtime`, or the embedder's own.
+    tasks: Arc<dyn Runtime>,
     temp: TempRoot,
     differ: Differ,
     transfer: Transfer,
@@ -69,6 +72,7 @@ impl Parts {
     /// not there.
     pub(crate) async fn open(
         config: &Config,
+        own_runtime: Option<Arc<dyn Runtime>>,
         temp: TempRoot,
         serving: watch::Receiver<bool>,
     ) -> Result<Self> {
@@ -94,6 +98,8 @@ impl Parts {
         let transfer = transfer(config, &stores.db, unpacker);
         let plugins = plugins::list(config, &stores.snapshotters);
         plugins::check_required(config, &plugins)?;
+        let tasks = own_runtime.unwrap_or_else(|| Arc::new(runtime.clone()));
+        tasks.events(EventSink::new(exchange.clone()));
         Ok(Self {
             uuid,
             exchange,
@@ -103,6 +109,7 @@ impl Parts {
             db: stores.db,
             database: stores.database,
             runtime,
+            tasks,
             temp,
             differ,
             transfer,
@@ -150,7 +157,15 @@ impl Parts {
             }
             _ => true,
         };
-        drop((self.monitor, self.db, self.runtime, self.differ, self.transfer, self.doctor));
+        drop((
+            self.monitor,
+            self.db,
+            self.runtime,
+            self.tasks,
+            self.differ,
+            self.transfer,
+            self.doctor,
+        ));
         // A collection or a task that is being deleted may still be at it.
         let alone = async {
             while Arc::strong_count(&database) > 1 {
@@ -223,7 +238,7 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
         .add_service(limited!(api::tasks::v1::tasks_server::TasksServer::new(
             services::TasksService::new(
                 parts.db.clone(),
-                Arc::new(parts.runtime.clone()),
+                Arc::clone(&parts.tasks),
                 parts.differ.clone(),
                 parts.temp.clone()
             )

@@ -122,6 +122,18 @@ impl SpecBuilder {
         self
     }
 
+    /// Whether building will look something up in the user database: a name, or what belongs to
+    /// a number.
+    pub fn needs_users(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| !user.is_empty())
+    }
+
+    /// Applies an option that is a function, such as one shared by several programs.
+    #[must_use]
+    pub fn apply(self, option: impl FnOnce(Self) -> Self) -> Self {
+        option(self)
+    }
+
     /// Gives the process a terminal.
     #[must_use]
     pub fn terminal(mut self) -> Self {

@@ -1,4 +1,7 @@
 //! The seam between services and whatever runs tasks.
+//!
+//! An embedder brings a runtime of its own by implementing [`Runtime`] and [`Task`] and giving it
+//! to the daemon (`gantry_daemon::Daemon::builder`): services ask nothing else.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,8 +10,30 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use gantry_core::{Any, Namespace};
 use gantry_errdefs::Result;
+use gantry_events::Exchange;
 
 use crate::{CreateOptions, ExecOptions, Exit, ProcessInfo, State};
+
+/// Where a runtime says what happens to its tasks: to the daemon's subscribers.
+#[derive(Clone, Debug)]
+pub struct EventSink {
+    exchange: Exchange,
+}
+
+impl EventSink {
+    /// The way to the subscribers of `exchange`.
+    pub fn new(exchange: Exchange) -> Self {
+        Self { exchange }
+    }
+
+    /// Publishes an event, such as a `containerd.events.TaskExit` under `/tasks/exit`.
+    ///
+    /// # Errors
+    /// InvalidArgument for a topic that is not a path.
+    pub fn publish(&self, namespace: &Namespace, topic: &str, event: Any) -> Result<()> {
+        self.exchange.publish(namespace, topic, event)
+    }
+}
 
 /// Something that runs tasks.
 ///
@@ -18,6 +43,13 @@ use crate::{CreateOptions, ExecOptions, Exit, ProcessInfo, State};
 pub trait Runtime: Send + Sync + 'static {
     /// The plugin id, such as `task`.
     fn id(&self) -> &'static str;
+
+    /// Takes the way for the events of tasks: creation, start, exit and deletion at least, each
+    /// told once and in this order. The daemon calls it once, before anything else. A runtime
+    /// that was made with a way of its own may leave this out.
+    fn events(&self, sink: EventSink) {
+        drop(sink);
+    }
 
     /// Creates a task: its namespaces exist and it has a pid, but its program does not run yet.
     ///

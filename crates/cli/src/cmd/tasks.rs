@@ -149,7 +149,8 @@ impl Command {
         match self {
             Self::Attach { id } => return reattach(session, &id).await,
             Self::Checkpoint { exit, image_path, work_path, id } => {
-                let options = CheckpointOptions { exit, image_path, work_path };
+                let options =
+                    CheckpointOptions { exit, image_path, work_path, ..Default::default() };
                 let task = tasks.load(&id).await?;
                 if options.image_path.is_empty() {
                     let image = task.checkpoint_image(&checkpoint_name(&id), &options).await?;

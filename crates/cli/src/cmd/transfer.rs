@@ -121,6 +121,8 @@ impl PullFlags {
             all_platforms: self.all_platforms,
             all_metadata: self.all_metadata,
             unpack,
+            downloads: self.max_concurrent_downloads,
+            local: self.local,
         };
         let mut display = Display::new();
         let pulled = if self.local {

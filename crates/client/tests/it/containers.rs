@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use gantry_client::core::Labels;
 use gantry_client::oci::SpecBuilder;
 use gantry_client::{Client, Container, FifoSet, KillOptions, ProcessStatus, Stdio};
 use gantry_testkit::{Daemon, DaemonKind, Image};
@@ -18,8 +17,6 @@ async fn container(client: &Client, id: &str, args: &[&str]) -> Container {
         Ok(image) => image,
         Err(_) => load(client, &Image::busybox(), "example.com/b:1").await,
     };
-    let parent = image.chain_id().to_string();
-    client.snapshots("overlayfs").prepare(id, &parent, Labels::new()).await.unwrap();
     let spec = SpecBuilder::new(client.namespace(), id)
         .image_config(&image.config.config)
         .args(args.iter().copied())
@@ -27,8 +24,8 @@ async fn container(client: &Client, id: &str, args: &[&str]) -> Container {
         .unwrap();
     client
         .container_builder(id)
-        .image("example.com/b:1")
-        .snapshot("overlayfs", id)
+        .from_image(&client.image("example.com/b:1").await.unwrap())
+        .new_snapshot(id)
         .label("a", "b")
         .spec(&spec)
         .unwrap()
@@ -122,27 +119,6 @@ async fn exec_story(_: &mut Daemon, client: Client) {
     client.images().delete("example.com/b:1", true).await.unwrap();
 }
 
-async fn restart_story(daemon: &mut Daemon, client: Client) {
-    let container = container(&client, "c1", &["sh", "-c", "sleep 2; exit 5"]).await;
-    let task = container.new_task(&Stdio::null()).create().await.unwrap();
-    task.start().await.unwrap();
-    let waiting = tokio::spawn({
-        let task = task.clone();
-        async move { task.wait().await }
-    });
-    // The wait must be under way before the daemon goes.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    daemon.restart();
-    let broken = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
-    assert!(broken.as_ref().is_err_and(gantry_client::Error::is_unavailable), "{broken:?}");
-    // The same client connects again.
-    client.wait_until_serving(PATIENCE).await.unwrap();
-    assert_eq!(task.wait().await.unwrap().code, 5);
-    task.delete().await.unwrap();
-    container.delete(true).await.unwrap();
-    client.images().delete("example.com/b:1", true).await.unwrap();
-}
-
 #[test]
 fn root_run_on_containerd() {
     with_daemon(DaemonKind::Containerd, run_story);
@@ -161,14 +137,4 @@ fn root_exec_on_containerd() {
 #[test]
 fn root_exec_on_gantryd() {
     with_daemon(DaemonKind::Gantryd, exec_story);
-}
-
-#[test]
-fn root_restart_on_containerd() {
-    with_daemon(DaemonKind::Containerd, restart_story);
-}
-
-#[test]
-fn root_restart_on_gantryd() {
-    with_daemon(DaemonKind::Gantryd, restart_story);
 }

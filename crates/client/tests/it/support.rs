@@ -49,3 +49,51 @@ fn children_labels(image: &Image, digest: &Digest) -> gantry_client::core::Label
     }
     labels
 }
+
+/// Two tests of one story: on Debian's containerd and on gantryd.
+macro_rules! on_both {
+    ($story:ident, $containerd:ident, $gantryd:ident) => {
+        #[test]
+        fn $containerd() {
+            crate::support::with_daemon(gantry_testkit::DaemonKind::Containerd, $story);
+        }
+
+        #[test]
+        fn $gantryd() {
+            crate::support::with_daemon(gantry_testkit::DaemonKind::Gantryd, $story);
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// The name of [`busybox`].
+pub(crate) const BUSYBOX: &str = "example.com/b:1";
+
+/// An image to run, unpacked.
+pub(crate) async fn busybox(client: &Client) -> gantry_client::Image {
+    load(client, &Image::busybox(), BUSYBOX).await;
+    client.image(BUSYBOX).await.unwrap()
+}
+
+/// Removes [`busybox`] and what nothing refers to.
+pub(crate) async fn remove_busybox(client: &Client) {
+    client.images().delete(BUSYBOX, true).await.unwrap();
+}
+
+/// A container of `image` that runs `script`, with a root filesystem of its own.
+pub(crate) async fn shell(
+    client: &Client,
+    image: &gantry_client::Image,
+    id: &str,
+    script: &str,
+) -> gantry_client::Container {
+    let script = script.to_owned();
+    client
+        .container_builder(id)
+        .from_image(image)
+        .new_snapshot(id)
+        .spec_option(move |spec| spec.args(["sh", "-c", &script]))
+        .create()
+        .await
+        .unwrap()
+}

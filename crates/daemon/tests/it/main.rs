@@ -8,6 +8,7 @@ mod content;
 mod events;
 mod harness;
 mod lifecycle;
+mod own_runtime;
 mod program;
 mod restart;
 mod streams;

@@ -1,0 +1,122 @@
+//! Images moved by this program, for daemons without the transfer service (containerd before 1.7).
+//!
+//! The outcome is that of the daemon's own transfers: content with labels that keep it, image
+//! records, snapshots. Everything is under a lease until a record holds it.
+
+mod export;
+mod import;
+mod pull;
+mod push;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_core::platforms::Matcher;
+use gantry_core::{Descriptor, Platform, media_types};
+use gantry_errdefs::Result;
+use gantry_registry::{
+    Anonymous, AuthRequest, Credential, Credentials, Hosts, HostsOptions, Resolver, ResolverOptions,
+};
+use tokio::sync::mpsc;
+
+use crate::transfer::{Progress, RegistryOptions};
+
+pub(crate) use export::export;
+pub(crate) use import::import;
+pub(crate) use pull::pull;
+pub(crate) use push::push;
+
+/// Blobs moved at the same time unless told otherwise; what containerd's clients do.
+const BLOBS_AT_ONCE: usize = 3;
+
+/// Steps that may wait to be shown.
+const STEPS_QUEUED_MAX: usize = 64;
+
+/// Indexes within indexes are followed this deep.
+const INDEX_DEPTH_MAX: usize = 4;
+
+/// A resolver that goes by `registry`.
+fn resolver(registry: &RegistryOptions) -> Resolver {
+    let config_dirs = match registry.hosts_dir.as_str() {
+        "" => Vec::new(),
+        dir => vec![PathBuf::from(dir)],
+    };
+    let hosts = Hosts::new(HostsOptions {
+        config_dirs,
+        plain_http: registry.plain_http.then_some(true),
+        header: registry.headers.clone(),
+        ..HostsOptions::default()
+    });
+    let credentials: Arc<dyn Credentials> = match &registry.credentials {
+        None => Arc::new(Anonymous),
+        Some(given) => Arc::new(Given(given.clone())),
+    };
+    Resolver::new(ResolverOptions { hosts, credentials })
+}
+
+/// The platforms that a caller asked for; this machine's when there are none.
+fn matcher(all: bool, platforms: &[Platform]) -> Matcher {
+    match (all, platforms) {
+        (true, _) => Matcher::all(),
+        (false, []) => Matcher::host(),
+        (false, some) => Matcher::ordered(some),
+    }
+}
+
+/// Whether a descriptor is a document that leads to others.
+fn is_document(descriptor: &Descriptor) -> bool {
+    let kind = descriptor.media_type.as_str();
+    media_types::is_manifest(kind) || media_types::is_index(kind)
+}
+
+/// The credentials of the caller, for whoever asks.
+struct Given(crate::transfer::Credentials);
+
+#[async_trait::async_trait]
+impl Credentials for Given {
+    async fn get(&self, _: &AuthRequest) -> Result<Option<Credential>> {
+        let secret = self.0.secret.clone();
+        Ok(Some(if self.0.username.is_empty() {
+            Credential::RefreshToken(secret)
+        } else {
+            Credential::Basic { username: self.0.username.clone(), secret }
+        }))
+    }
+}
+
+/// Where the steps of a transfer are told.
+#[derive(Clone)]
+struct Steps(mpsc::Sender<Progress>);
+
+impl Steps {
+    async fn tell(&self, event: &str, name: &str, progress: i64, total: i64) {
+        let step = Progress {
+            event: event.to_owned(),
+            name: name.to_owned(),
+            parents: Vec::new(),
+            progress,
+            total,
+            descriptor: None,
+        };
+        // Nobody looking is no reason to stop.
+        let _ = self.0.send(step).await;
+    }
+}
+
+/// Runs `work`, handing the steps it tells to `progress`.
+async fn followed<T, F>(
+    work: impl FnOnce(Steps) -> F,
+    mut progress: impl FnMut(Progress),
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let (steps, mut told) = mpsc::channel(STEPS_QUEUED_MAX);
+    let show = async {
+        while let Some(step) = told.recv().await {
+            progress(step);
+        }
+    };
+    let (done, ()) = tokio::join!(work(Steps(steps)), show);
+    done
+}

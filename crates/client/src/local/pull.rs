@@ -1,0 +1,155 @@
+//! Pull by this program.
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use gantry_core::image::Document;
+use gantry_core::platforms::Matcher;
+use gantry_core::reference::Reference;
+use gantry_core::{Descriptor, Labels};
+use gantry_errdefs::{Error, Result};
+use gantry_registry::Repository;
+
+use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher, resolver};
+use crate::checkpoint_image::gc_labels;
+use crate::client::Client;
+use crate::content::WriterOptions;
+use crate::images::ImageRecord;
+use crate::transfer::{Progress, PullOptions};
+use crate::unpack::UnpackOptions;
+
+/// One pull: where from and where to.
+struct Pull {
+    client: Client,
+    repository: Repository,
+    matcher: Matcher,
+    all_metadata: bool,
+    downloads: usize,
+    steps: Steps,
+}
+
+/// Pulls as `options` say.
+pub(crate) async fn pull(
+    client: &Client,
+    options: &PullOptions,
+    progress: impl FnMut(Progress),
+) -> Result<()> {
+    let reference = Reference::parse(&options.reference)?;
+    let repository = resolver(&options.registry).repository(&reference).await?;
+    let guard = client.leases().guard().await?;
+    let leased = guard.client().clone();
+    let work = |steps| {
+        let pull = Pull {
+            client: leased,
+            repository,
+            matcher: matcher(options.all_platforms, &options.platforms),
+            all_metadata: options.all_metadata,
+            downloads: if options.downloads == 0 { BLOBS_AT_ONCE } else { options.downloads },
+            steps,
+        };
+        pull.run(options)
+    };
+    let done = followed(work, progress).await;
+    let released = guard.release().await;
+    done.and(released)
+}
+
+impl Pull {
+    async fn run(self, options: &PullOptions) -> Result<()> {
+        self.steps.tell("resolving", &options.reference, 0, 0).await;
+        let target = self.repository.resolve().await?.descriptor;
+        self.fetch_tree(&target, INDEX_DEPTH_MAX).await?;
+        let mut record = ImageRecord::new(&options.reference, target.clone());
+        record.labels.clone_from(&options.labels);
+        self.client.images().create_or_update(&record).await?;
+        if let Some(snapshotter) = &options.unpack {
+            self.steps.tell("unpacking", &options.reference, 0, 0).await;
+            let image =
+                self.client.resolve_target(&options.reference, &target, &self.matcher).await?;
+            let unpack = UnpackOptions { snapshotter: snapshotter.clone() };
+            self.client.unpack(&image, &unpack).await?;
+        }
+        self.steps.tell("complete", &options.reference, 0, 0).await;
+        Ok(())
+    }
+
+    /// Fetches a manifest or index and what it leads to, children first.
+    fn fetch_tree<'a>(
+        &'a self,
+        target: &'a Descriptor,
+        depth_left: usize,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.fetch_level(target, depth_left).boxed()
+    }
+
+    async fn fetch_level(&self, target: &Descriptor, depth_left: usize) -> Result<()> {
+        if depth_left == 0 {
+            let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", target.digest);
+            return Err(Error::invalid_argument(why));
+        }
+        let bytes = self.repository.manifest(target).await?;
+        let document = Document::parse(target, &bytes)?;
+        let children: Vec<Descriptor> = match &document {
+            Document::Index(index) => self.wanted(&index.manifests)?,
+            Document::Manifest(_) => {
+                document.children().into_iter().map(|(_, child)| child.clone()).collect()
+            }
+        };
+        let (documents, blobs): (Vec<_>, Vec<_>) = children.into_iter().partition(is_document);
+        for child in &documents {
+            self.fetch_tree(child, depth_left - 1).await?;
+        }
+        let fetches: Vec<_> = blobs.iter().map(|blob| self.fetch_blob(blob).boxed()).collect();
+        stream::iter(fetches).buffer_unordered(self.downloads).try_collect::<()>().await?;
+        self.client.content().write_blob(target, bytes, &gc_labels(&document)).await
+    }
+
+    /// The entries of an index to fetch: the best of each platform asked for, and what is no
+    /// image at all, such as the parts of a checkpoint.
+    fn wanted(&self, entries: &[Descriptor]) -> Result<Vec<Descriptor>> {
+        if self.matcher.is_all() || self.all_metadata {
+            return Ok(entries.to_vec());
+        }
+        let rank = |d: &Descriptor| match &d.platform {
+            Some(platform) => self.matcher.rank(platform),
+            None => Some(usize::MAX),
+        };
+        let best = entries.iter().filter(|d| is_document(d)).filter_map(rank).min();
+        let is_wanted = |d: &&Descriptor| !is_document(d) || best.is_some() && rank(d) == best;
+        let wanted: Vec<Descriptor> = entries.iter().filter(is_wanted).cloned().collect();
+        if wanted.is_empty() {
+            let why = "no match for platform in manifest";
+            return Err(Error::not_found(format!("{}: {why}", self.repository.reference())));
+        }
+        Ok(wanted)
+    }
+
+    async fn fetch_blob(&self, blob: &Descriptor) -> Result<()> {
+        let name = blob.digest.to_string();
+        let options = WriterOptions {
+            reference: format!("layer-{}", blob.digest),
+            total: blob.size,
+            expected: Some(blob.digest.clone()),
+        };
+        let mut writer = match self.client.content().writer(options).await {
+            Err(e) if e.is_already_exists() => {
+                self.steps.tell("already exists", &name, blob.size, blob.size).await;
+                return Ok(());
+            }
+            other => other?,
+        };
+        let mut offset = writer.offset();
+        let mut stream = self.repository.fetch(blob, offset.unsigned_abs()).await?;
+        while let Some(bytes) = stream.next().await? {
+            offset += bytes.len() as i64;
+            writer.write(bytes).await?;
+            self.steps.tell("downloading", &name, offset, blob.size).await;
+        }
+        match writer.commit(&Labels::new()).await {
+            Err(e) if !e.is_already_exists() => return Err(e),
+            _ => {}
+        }
+        self.steps.tell("complete", &name, blob.size, blob.size).await;
+        Ok(())
+    }
+}
