@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registry", &["errdefs", "core"]),
     ("events", &["errdefs", "core"]),
     ("metadata", &["errdefs", "core", "store", "content", "snapshots", "mount", "events"]),
+    ("mounts", &["errdefs", "core", "mount", "metadata"]),
     (
         "images",
         &[
@@ -48,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metadata",
         ],
     ),
+    ("proxy", &["errdefs", "core", "mount", "content", "snapshots", "images", "api"]),
     ("runtime", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api", "events"]),
     ("doctor", &["errdefs", "core", "mount", "metadata", "images", "runtime"]),
     (
@@ -64,7 +66,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "registry",
             "events",
             "metadata",
+            "mounts",
             "images",
+            "proxy",
             "ttrpc",
             "api",
             "runtime",
@@ -88,7 +92,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "registry",
             "events",
             "metadata",
+            "mounts",
             "images",
+            "proxy",
             "ttrpc",
             "api",
             "runtime",

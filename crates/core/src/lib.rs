@@ -5,6 +5,7 @@
 
 mod any;
 mod context;
+pub mod deadlines;
 mod descriptor;
 mod digest;
 pub mod fieldmask;

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use gantry_services::Flushes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
@@ -14,12 +15,15 @@ pub(crate) struct Cuttable<I> {
     inner: I,
     /// None once it has resolved.
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    flushes: Flushes,
+    /// Whether something was written since the last flush.
+    dirty: bool,
 }
 
 impl<I> Cuttable<I> {
     /// A connection over `inner`.
     pub(crate) fn new(inner: I, cut: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { inner, cut: Some(Box::pin(cut)) }
+        Self { inner, cut: Some(Box::pin(cut)), flushes: Flushes::default(), dirty: false }
     }
 
     fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
@@ -59,11 +63,16 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Cuttable<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.dirty = true;
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) && std::mem::take(&mut self.dirty) {
+            self.flushes.written();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -75,6 +84,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Cuttable<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.dirty = true;
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -84,9 +94,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Cuttable<I> {
 }
 
 impl<I: Connected> Connected for Cuttable<I> {
-    type ConnectInfo = I::ConnectInfo;
+    type ConnectInfo = Flushes;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.inner.connect_info()
+        self.flushes.clone()
     }
 }

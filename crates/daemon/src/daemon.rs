@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::config::Config;
 use crate::dirs::{self, RootLock};
+use crate::http::Listeners;
 use crate::server::{self, stopped};
 use crate::socket::{self, SocketFile};
 use crate::wiring::{self, Parts};
@@ -132,7 +133,10 @@ async fn start(builder: Builder, doors: Doors) -> Result<Running> {
         let (listener, file) =
             socket::bind(config.address().as_ref(), grpc.uid, grpc.gid)?.into_parts();
         sockets.push(file);
-        tasks.push(server::serve_socket(routes, listener, stopping));
+        tasks.push(server::serve_socket(routes, listener, stopping.clone()));
+        let mut http = Listeners::open(&config, wiring::metrics(&parts), &stopping).await?;
+        tasks.append(&mut http.tasks);
+        sockets.append(&mut http.sockets);
     }
     serving.send_replace(true);
     Ok(Running {

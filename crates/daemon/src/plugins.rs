@@ -4,6 +4,7 @@ use gantry_errdefs::{Error, Result};
 use gantry_services::Plugin;
 
 use crate::config::Config;
+use crate::proxies::{DIFFER, Proxies, SANDBOXER};
 use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
 
 /// Type and id of the restart monitor.
@@ -13,8 +14,15 @@ pub(crate) const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", 
 const SNAPSHOTTERS: [&str; 7] =
     ["overlayfs", "native", "erofs", "blockfile", "zfs", "btrfs", "devmapper"];
 
+/// The differ that is built in.
+pub(crate) const WALKING: &str = "walking";
+
 /// Parts of the daemon under the names clients look for, in the order they start.
-pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<Plugin> {
+pub(crate) fn list(
+    config: &Config,
+    snapshotters: &[SnapshotterReport],
+    proxies: &Proxies,
+) -> Vec<Plugin> {
     let root = |dir: &str| config.root.join(dir).to_string_lossy().into_owned();
     let content = "io.containerd.content.v1";
     let metadata = "io.containerd.metadata.v1";
@@ -22,9 +30,13 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
     let event = "io.containerd.event.v1";
     let mut plugins: Vec<Plugin> = snapshotters.iter().map(snapshotter).collect();
     let missing = SNAPSHOTTERS.iter().filter(|id| !snapshotters.iter().any(|s| s.name == **id));
+    let missing = missing.filter(|id| !proxies.plugins.iter().any(|p| p.id == **id));
     plugins.extend(missing.map(|id| not_built(SNAPSHOTTER, id)));
+    plugins.extend(proxies.plugins.iter().cloned());
+    if proxies.content.is_none() {
+        plugins.push(Plugin::new(content, "content").export("root", root(CONTENT_DIR)));
+    }
     plugins.extend([
-        Plugin::new(content, "content").export("root", root(CONTENT_DIR)),
         Plugin::new(event, "exchange"),
         Plugin::new(metadata, "bolt")
             .requires(&[content, SNAPSHOTTER, event])
@@ -37,10 +49,14 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
             .export("MutationThreshold", config.plugins.gc.mutation_threshold.to_string())
             .export("ScheduleDelay", config.plugins.gc.schedule_delay.to_string())
             .export("StartupDelay", config.plugins.gc.startup_delay.to_string()),
-        Plugin::new("io.containerd.differ.v1", "walking").requires(&[metadata]).host_platform(),
+        Plugin::new(DIFFER, WALKING).requires(&[metadata]).host_platform(),
+        Plugin::new("io.containerd.mount-handler.v1", "erofs"),
+        Plugin::new("io.containerd.mount-manager.v1", "bolt")
+            .requires(&["io.containerd.mount-handler.v1", metadata]),
         Plugin::new("io.containerd.lease.v1", "manager").requires(&[metadata]),
         Plugin::new("io.containerd.streaming.v1", "manager").requires(&[metadata]),
         Plugin::new("io.containerd.sandbox.store.v1", "local").requires(&[metadata]),
+        Plugin::new(SANDBOXER, "shim").requires(&["io.containerd.shim.v1", event]),
         Plugin::new("io.containerd.shim.v1", "manager").requires(&[event, metadata]),
         Plugin::new("io.containerd.runtime.v2", "task")
             .requires(&[event, metadata, "io.containerd.shim.v1"])
@@ -52,7 +68,7 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
         Plugin::new("io.containerd.transfer.v1", "local").requires(&[
             "io.containerd.lease.v1",
             metadata,
-            "io.containerd.differ.v1",
+            DIFFER,
         ]),
     ]);
     for id in [
@@ -76,7 +92,9 @@ pub(crate) fn list(config: &Config, snapshotters: &[SnapshotterReport]) -> Vec<P
         "images",
         "introspection",
         "leases",
+        "mounts",
         "namespaces",
+        "sandbox-controllers",
         "sandboxes",
         "snapshots",
         "streaming",

@@ -11,6 +11,9 @@ use crate::config::Config;
 /// Directory of the runtime below root and state; containerd's own place.
 const DIR: &str = "io.containerd.runtime.v2.task";
 
+/// The same for sandboxes that shims keep themselves.
+const SANDBOX_DIR: &str = "io.containerd.sandbox.controller.v1.shim";
+
 /// Longest directory for shim sockets, in bytes: a socket's path has 107, of which the name of a
 /// shim's socket and the words around it take the rest.
 const SOCKET_DIR_LEN_MAX: usize = 38;
@@ -28,6 +31,8 @@ pub(crate) fn config(config: &Config) -> RuntimeConfig {
     RuntimeConfig {
         root: config.root.join(DIR),
         state: config.state.join(DIR),
+        sandbox_root: config.root.join(SANDBOX_DIR),
+        sandbox_state: config.state.join(SANDBOX_DIR),
         grpc_address: config.address().to_owned(),
         ttrpc_address: config.ttrpc_address(),
         publish_binary: publish_binary(program),

@@ -14,6 +14,7 @@ use gantry_store::{RedbStore, Store};
 use tracing::warn;
 
 use crate::config::{Config, ContentSharing};
+use crate::proxies::Proxies;
 
 /// Directory of the content store below the root.
 pub(crate) const CONTENT_DIR: &str = "io.containerd.content.v1.content";
@@ -47,7 +48,7 @@ pub(crate) struct Stores {
 /// # Errors
 /// What the content store or the database says; a snapshotter that cannot work here is reported
 /// and left out.
-pub(crate) fn open(config: &Config, exchange: &Exchange) -> Result<Stores> {
+pub(crate) fn open(config: &Config, exchange: &Exchange, proxies: &Proxies) -> Result<Stores> {
     let database = config.root.join(DATABASE);
     let dir = database.parent().unwrap_or(&config.root);
     crate::dirs::make_private(dir)?;
@@ -56,7 +57,10 @@ pub(crate) fn open(config: &Config, exchange: &Exchange) -> Result<Stores> {
     }
     let database = Arc::new(RedbStore::open(&database, &Default::default())?);
     let store: Arc<dyn Store> = database.clone();
-    let content = Arc::new(LocalStore::open(config.root.join(CONTENT_DIR))?);
+    let content: Arc<dyn gantry_content::Store> = match &proxies.content {
+        Some(proxy) => Arc::clone(proxy),
+        None => Arc::new(LocalStore::open(config.root.join(CONTENT_DIR))?),
+    };
     let mut options = Options::new(Arc::clone(&store), content);
     options.policy = match config.plugins.metadata.content_sharing_policy {
         ContentSharing::Shared => SharingPolicy::Shared,
@@ -66,7 +70,14 @@ pub(crate) fn open(config: &Config, exchange: &Exchange) -> Result<Stores> {
     options.gc = gc_config(config);
     let mut reports = Vec::new();
     options.snapshotters = open_snapshotters(config, &store, &mut reports);
-    Ok(Stores { db: Db::open(options)?, database, snapshotters: reports })
+    for (name, proxy) in &proxies.snapshotters {
+        options.snapshotters.insert(name.clone(), Arc::clone(proxy) as Arc<dyn Snapshotter>);
+    }
+    let db = Db::open(options)?;
+    for proxy in proxies.snapshotters.values() {
+        proxy.set_namespaces(Box::new(db.namespace_names()));
+    }
+    Ok(Stores { db, database, snapshotters: reports })
 }
 
 fn gc_config(config: &Config) -> GcConfig {

@@ -1,5 +1,6 @@
 //! Which parts there are and who knows whom.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,16 +8,19 @@ use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_api::gantry::services::doctor::v1::doctor_server::DoctorServer;
 use gantry_api::gantry::services::shims::v1::shims_server;
+use gantry_core::deadlines;
 use gantry_doctor::{Doctor, Unclean};
 use gantry_errdefs::{Error, Result};
 use gantry_events::Exchange;
-use gantry_images::{Differ, Transfer, TransferOptions, Unpacker};
+use gantry_images::{Differ, Differs, LayerDiffer, Transfer, TransferOptions, Unpacker};
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
+use gantry_mounts::Activations;
+use gantry_proxy::Plugin as Connection;
 use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
 use gantry_restart::Monitor;
 use gantry_runtime::plugin::{EventSink, Runtime};
-use gantry_runtime::{EventService, Manager};
+use gantry_runtime::{EventService, Manager, Sandboxes};
 use gantry_services as services;
 use gantry_services::{EventFields, Plugin, Streams};
 use gantry_store::RedbStore;
@@ -26,10 +30,14 @@ use tonic::service::Routes;
 
 use crate::config::{Config, MESSAGE_LEN_MAX};
 use crate::marker::Marker;
+use crate::proxies::Proxies;
 use crate::{identity, plugins, shims, stores};
 
 /// Connections of shims: each keeps one for its events, and a large host has some thousand pods.
 const SHIM_CONNECTIONS_MAX: usize = 16384;
+
+/// Directory of activated mounts below the state; containerd's own place.
+const MOUNTS_DIR: &str = "io.containerd.mount-manager.v1.bolt";
 
 /// How long an ending daemon waits for whoever still uses its database.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
@@ -50,8 +58,12 @@ pub(crate) struct Parts {
     runtime: Manager,
     /// What the tasks service runs tasks by: `runtime`, or the embedder's own.
     tasks: Arc<dyn Runtime>,
+    sandboxes: Sandboxes,
+    sandboxers: BTreeMap<String, Connection>,
     temp: TempRoot,
+    activations: Activations,
     differ: Differ,
+    differs: Differs,
     transfer: Transfer,
     sync_fs: bool,
     doctor: Doctor,
@@ -78,25 +90,28 @@ impl Parts {
     ) -> Result<Self> {
         let exchange = Exchange::new(Arc::new(EventFields));
         let (opening, events) = (config.clone(), exchange.clone());
-        let (uuid, stores, runtime, marked) = tokio::task::spawn_blocking(move || {
-            let marked = Marker::set(&opening.root)?;
-            let uuid = identity::load_or_create(&opening.root)?;
-            let stores = stores::open(&opening, &events)?;
-            let runtime = Manager::open(shims::config(&opening), events)?;
-            Ok::<_, Error>((uuid, stores, runtime, marked))
-        })
-        .await
-        .map_err(|e| Error::internal(format!("start: {e}")))??;
-        if let Err(err) = stores.db.gc().recover_ingests().await {
-            tracing::error!("half-written content is not resumed: {err}");
-        }
+        let (uuid, stores, runtime, proxies, activations, marked) =
+            tokio::task::spawn_blocking(move || {
+                let marked = Marker::set(&opening.root)?;
+                let uuid = identity::load_or_create(&opening.root)?;
+                let proxies = Proxies::new(&opening)?;
+                let stores = stores::open(&opening, &events, &proxies)?;
+                let runtime = Manager::open(shims::config(&opening), events)?;
+                let mounts = opening.state.join(MOUNTS_DIR);
+                let activations = Activations::open(&mounts, stores.db.clone())?;
+                Ok::<_, Error>((uuid, stores, runtime, proxies, activations, marked))
+            })
+            .await
+            .map_err(|e| Error::internal(format!("start: {e}")))??;
+        recover_ingests(&stores.db).await;
         let differ = Differ::new(stores.db.clone(), temp.clone());
+        let differs = differs(config, &differ, &proxies)?;
         let unpacker = Unpacker::new(stores.db.clone(), differ.clone());
         let doctor =
             Doctor::new(stores.db.clone(), unpacker.clone(), runtime.clone(), temp.clone());
         let (marker, unclean) = marked;
         let transfer = transfer(config, &stores.db, unpacker);
-        let plugins = plugins::list(config, &stores.snapshotters);
+        let plugins = plugins::list(config, &stores.snapshotters, &proxies);
         plugins::check_required(config, &plugins)?;
         let tasks = own_runtime.unwrap_or_else(|| Arc::new(runtime.clone()));
         tasks.events(EventSink::new(exchange.clone()));
@@ -110,8 +125,12 @@ impl Parts {
             database: stores.database,
             runtime,
             tasks,
+            sandboxes: Sandboxes::new(shims::config(config)),
+            sandboxers: proxies.sandboxers,
+            activations,
             temp,
             differ,
+            differs,
             transfer,
             sync_fs: config.plugins.diff.sync_fs,
             doctor,
@@ -128,6 +147,7 @@ impl Parts {
     /// damaged is verified, and containers that ask for it are started again.
     pub(crate) fn start(&mut self) {
         self.db.gc().start();
+        self.activations.start();
         let (doctor, marker, unclean) =
             (self.doctor.clone(), Arc::clone(&self.marker), self.unclean);
         self.verifying = Some(tokio::spawn(async move {
@@ -157,15 +177,8 @@ impl Parts {
             }
             _ => true,
         };
-        drop((
-            self.monitor,
-            self.db,
-            self.runtime,
-            self.tasks,
-            self.differ,
-            self.transfer,
-            self.doctor,
-        ));
+        drop((self.monitor, self.db, self.activations, self.runtime, self.tasks));
+        drop((self.differ, self.differs, self.transfer, self.doctor));
         // A collection or a task that is being deleted may still be at it.
         let alone = async {
             while Arc::strong_count(&database) > 1 {
@@ -193,6 +206,34 @@ fn restart(config: &Config) -> Option<gantry_restart::Config> {
     let (kind, id) = plugins::RESTART;
     let interval = config.plugins.restart.interval.duration();
     (!config.is_disabled(kind, id)).then_some(gantry_restart::Config { interval })
+}
+
+/// Matches ingests with their records. A content plugin that does not answer is not waited for.
+async fn recover_ingests(db: &Db) {
+    let gc = db.gc();
+    let recovered = tokio::time::timeout(deadlines::PLUGIN_COLLECT, gc.recover_ingests()).await;
+    let why = match recovered {
+        Ok(Ok(_)) => return,
+        Ok(Err(err)) => err.text(),
+        Err(_) => "the content store does not answer".to_owned(),
+    };
+    tracing::error!("half-written content is not resumed: {why}");
+}
+
+/// The differs of the diff service, in the order configured.
+fn differs(config: &Config, walking: &Differ, proxies: &Proxies) -> Result<Differs> {
+    let mut chain: Vec<Arc<dyn LayerDiffer>> = Vec::new();
+    for name in &config.plugins.diff.default {
+        chain.push(match proxies.differs.get(name) {
+            Some(differ) => Arc::clone(differ),
+            None if name == plugins::WALKING => Arc::new(walking.clone()),
+            None => {
+                let text = format!("diff service: differ {name:?} is not loaded");
+                return Err(Error::failed_precondition(text));
+            }
+        });
+    }
+    Ok(Differs::new(chain))
 }
 
 /// What moves images, with the way to registries that the configuration describes.
@@ -233,7 +274,7 @@ macro_rules! limited {
 pub(crate) fn routes(parts: &Parts) -> Routes {
     about_the_daemon(records(Routes::default(), &parts.db), parts)
         .add_service(limited!(api::diff::v1::diff_server::DiffServer::new(
-            services::DiffService::new(parts.differ.clone(), parts.sync_fs)
+            services::DiffService::new(parts.differs.clone(), parts.sync_fs)
         )))
         .add_service(limited!(api::tasks::v1::tasks_server::TasksServer::new(
             services::TasksService::new(
@@ -247,7 +288,10 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
             parts.runtime.clone()
         ))))
         .add_service(limited!(api::events::v1::events_server::EventsServer::new(
-            services::EventsService::new(parts.exchange.clone())
+            services::EventsService::new(
+                parts.exchange.clone(),
+                EventService::new(parts.runtime.clone())
+            )
         )))
         .add_service(limited!(api::streaming::v1::streaming_server::StreamingServer::new(
             services::StreamingService::new(parts.streams.clone())
@@ -256,14 +300,25 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
             services::TransferService::new(parts.transfer.clone(), parts.streams.clone())
         )))
         .add_service(limited!(api::sandbox::v1::controller_server::ControllerServer::new(
-            services::SandboxControllerService
+            services::SandboxControllerService::new(
+                parts.db.clone(),
+                parts.exchange.clone(),
+                parts.sandboxes.clone(),
+                parts.sandboxers.clone()
+            )
         )))
         .add_service(limited!(DoctorServer::new(services::DoctorService::new(
             parts.doctor.clone()
         ))))
         .add_service(limited!(api::mounts::v1::mounts_server::MountsServer::new(
-            services::MountsService
+            services::MountsService::new(parts.activations.clone())
         )))
+}
+
+/// What the metrics listener shows.
+pub(crate) fn metrics(parts: &Parts) -> services::Metrics {
+    let runtime = Arc::new(parts.runtime.clone());
+    services::Metrics::new(parts.db.clone(), runtime, services::COMPAT_VERSION, revision())
 }
 
 fn about_the_daemon(routes: Routes, parts: &Parts) -> Routes {

@@ -7,8 +7,10 @@
 //! * **No waiting.** Publishing never blocks and never fails because of a reader. Each
 //!   subscription has a queue of [`SUBSCRIBER_QUEUE_LEN`] events; one that falls further behind
 //!   gets what is queued and then ResourceExhausted, so that it knows to list and subscribe anew.
-//! * **Live only.** Nothing is replayed here. A journal belongs at the one place where order is
-//!   made, `Exchange::deliver`, which gives every event its sequence number.
+//! * **Live, with one exception.** Nothing is replayed, except facts from before the start (an exit
+//!   while there was no daemon): a subscription made within [`RECOVERED_KEPT`] of the start begins
+//!   with those that were published before it. Which facts have been told is in the journals of the
+//!   tasks (`runtime::journal`); [`Exchange::hand_over`] tells when they may say so.
 //!
 //! Payloads stay opaque. Filters on `event.<field>` read them through [`FieldAccess`], which the
 //! crate that knows the message types implements.
@@ -21,6 +23,7 @@ mod topic;
 mod tests;
 
 pub use exchange::{
-    Envelope, Exchange, FieldAccess, NoFields, SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
+    Envelope, Exchange, FieldAccess, HANDOVER_MAX, Handed, NoFields, RECOVERED_KEPT, RECOVERED_MAX,
+    SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
 };
 pub use topic::validate_topic;

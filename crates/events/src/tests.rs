@@ -109,3 +109,52 @@ fn bad_filters_and_topics_are_refused() {
         assert!(exchange.publish(&ns("default"), bad, event("")).is_err(), "{bad}");
     }
 }
+
+#[tokio::test]
+async fn a_fact_is_handed_over_when_it_was_taken() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let fact = |topic: &str| Envelope {
+        timestamp: SystemTime::UNIX_EPOCH,
+        namespace: ns("default"),
+        topic: topic.into(),
+        event: event("x"),
+    };
+    // Nobody is there: at once.
+    exchange.hand_over(fact("/tasks/exit"), false).await.unwrap();
+    let mut prompt = exchange.subscribe::<&str>(&[]).unwrap();
+    let reader = tokio::spawn(async move {
+        let first = prompt.next().await.unwrap().unwrap();
+        assert_eq!(first.topic, "/tasks/oom");
+        // Asked for the next one, which is what takes the first.
+        let second = prompt.next().await.unwrap().unwrap();
+        assert_eq!(second.topic, "/tasks/delete");
+    });
+    tokio::task::yield_now().await;
+    exchange.hand_over(fact("/tasks/oom"), false).await.unwrap();
+    exchange.hand_over(fact("/tasks/delete"), false).await.unwrap();
+    reader.await.unwrap();
+    // One that never reads costs the deadline at most.
+    let _silent = exchange.subscribe::<&str>(&[]).unwrap();
+    exchange.hand_over(fact("/tasks/exit"), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn facts_from_before_the_start_are_shown_to_every_new_subscription() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let fact = |topic: &str| Envelope {
+        timestamp: SystemTime::UNIX_EPOCH,
+        namespace: ns("default"),
+        topic: topic.into(),
+        event: event("x"),
+    };
+    exchange.hand_over(fact("/tasks/exit"), true).await.unwrap();
+    exchange.hand_over(fact("/tasks/start"), false).await.unwrap();
+    for _ in 0..2 {
+        let mut seen = exchange.subscribe::<&str>(&[]).unwrap();
+        exchange.publish(&ns("default"), "/tasks/delete", event("y")).unwrap();
+        assert_eq!(seen.next().await.unwrap().unwrap().topic, "/tasks/exit");
+        assert_eq!(seen.next().await.unwrap().unwrap().topic, "/tasks/delete");
+    }
+    let other = exchange.subscribe(&["topic==\"/nothing\""]).unwrap();
+    assert!(topics(other, exchange).await.is_empty());
+}

@@ -52,7 +52,7 @@ pub const POINTS: &[&str] = &[
     "bundle.spec",
     "bundle.shim-program",
     "bundle.bootstrap",
-    "bundle.deleted",
+    "bundle.told",
     "bundle.hide",
     "bundle.remove",
     // What a shim leaves in its bundle.

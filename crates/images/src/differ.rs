@@ -1,5 +1,6 @@
 //! Applying layers onto mounts, and writing the difference of mounts as a layer.
 
+mod chain;
 mod place;
 
 use std::io::{self, Read, Write};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use gantry_archive::{
     Applied, ApplyOptions, Changes, Compression, DiffOptions, Diffed, Lowers, Target,
@@ -19,6 +21,7 @@ use gantry_mount::{Mount, TempMount, TempRoot};
 use gantry_snapshots::LayerOrigin;
 use tokio::sync::{Semaphore, mpsc};
 
+pub use self::chain::Differs;
 pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
 use crate::lease;
@@ -70,6 +73,57 @@ pub struct DiffRequest {
     pub labels: Labels,
     /// Latest time of modification, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
+}
+
+/// Applies layers and makes them: [`Differ`], or one in another process.
+#[async_trait]
+pub trait LayerDiffer: Send + Sync + 'static {
+    /// As [`Differ::apply`].
+    ///
+    /// # Errors
+    /// Unimplemented for a layer it cannot read: the next differ is tried then. Else what failed.
+    async fn apply(
+        &self,
+        ctx: &Context,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        sync: bool,
+    ) -> Result<Descriptor>;
+
+    /// As [`Differ::diff`].
+    ///
+    /// # Errors
+    /// Unimplemented for a layer it cannot make: the next differ is tried then. Else what failed.
+    async fn diff(
+        &self,
+        ctx: &Context,
+        left: &[Mount],
+        right: &[Mount],
+        request: DiffRequest,
+    ) -> Result<Descriptor>;
+}
+
+#[async_trait]
+impl LayerDiffer for Differ {
+    async fn apply(
+        &self,
+        ctx: &Context,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        sync: bool,
+    ) -> Result<Descriptor> {
+        Self::apply(self, ctx, layer, mounts, sync).await
+    }
+
+    async fn diff(
+        &self,
+        ctx: &Context,
+        left: &[Mount],
+        right: &[Mount],
+        request: DiffRequest,
+    ) -> Result<Descriptor> {
+        Self::diff(self, ctx, left, right, request).await
+    }
 }
 
 impl Differ {

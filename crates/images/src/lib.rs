@@ -21,7 +21,7 @@ mod read;
 mod transfer;
 mod unpack;
 
-pub use differ::{DiffRequest, Differ};
+pub use differ::{DiffRequest, Differ, Differs, LayerDiffer};
 pub use export::{ExportImage, ExportOptions, export};
 pub use import::{ImageNames, ImportOptions, Imported, import, store_images};
 pub use progress::{

@@ -179,6 +179,23 @@ impl Db {
         self.shared.snapshotters.keys().cloned().collect()
     }
 
+    /// Tells the names of all namespaces whenever it is called, for backends that keep what is
+    /// theirs by namespace. It does not hold the store open.
+    pub fn namespace_names(&self) -> impl Fn() -> Result<Vec<Namespace>> + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let Some(shared) = shared.upgrade() else { return Ok(Vec::new()) };
+            let stored = shared.store.view()?.range(&keys::all(Kind::Namespace))?;
+            stored
+                .into_iter()
+                .map(|(key, _)| {
+                    let [name] = keys::parts(&key)?;
+                    Namespace::new(name)
+                })
+                .collect()
+        }
+    }
+
     /// Garbage collection.
     pub fn gc(&self) -> Gc {
         Gc::new(self.clone())

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use gantry_core::deadlines;
+
 /// Redirects followed for one request; Go's and every browser's bound.
 pub const REDIRECTS_MAX: usize = 10;
 
@@ -22,14 +24,14 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Deadline of connecting, TLS included, unless `dial_timeout` says otherwise.
-pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DIAL_TIMEOUT: Duration = deadlines::REGISTRY_CONNECT;
 
 /// Deadline from sending a request to its response head.
-pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const RESPONSE_TIMEOUT: Duration = deadlines::REGISTRY_RESPONSE;
 
 /// A body that brings less than [`STALL_BYTES_MIN`] in this much waiting is stalled. Only time
 /// spent waiting for the network counts, never time spent unpacking.
-pub const STALL_WINDOW: Duration = Duration::from_secs(30);
+pub const STALL_WINDOW: Duration = deadlines::REGISTRY_STALL;
 
 /// See [`STALL_WINDOW`]: about one KiB a second, below any link worth waiting for.
 pub const STALL_BYTES_MIN: u64 = 32 * 1024;

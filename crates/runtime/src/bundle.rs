@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result, ResultExt};
@@ -11,18 +12,25 @@ use gantry_mount::UnmountFlags;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::Exit;
 use crate::bootstrap::Bootstrap;
 
 /// The spec, as the shim reads it.
 const SPEC_FILE: &str = "config.json";
 /// The shim program, for a daemon started later with another PATH.
 const SHIM_FILE: &str = "shim-binary-path";
-/// The pod whose shim hosts the task.
+/// What a task is to be restored from, until it has started.
 const CHECKPOINT_DIR: &str = "checkpoint";
+/// The pod whose shim hosts the task.
 const SANDBOX_FILE: &str = "sandbox";
 
-/// There once the shim has deleted the task: its end has been published.
-const DELETED_FILE: &str = "deleted";
+/// What a shim of ours calls its records of exits; others have none.
+const EXIT_PREFIX: &str = "exit-";
+const EXIT_SUFFIX: &str = ".json";
+
+/// Exit records read of one bundle: as many as a task can have execs that nobody deletes, within
+/// reason.
+const EXITS_MAX: usize = 1024;
 
 /// A bundle on disk and the directory that it keeps over a reboot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +54,26 @@ pub(crate) struct Found {
     pub(crate) namespace: Namespace,
     pub(crate) id: String,
     pub(crate) bundle: Bundle,
+}
+
+/// A shim's record of an exit, as far as the daemon cares.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct ExitRecord {
+    /// The exec; empty for the first process.
+    pub(crate) exec_id: String,
+    pub(crate) pid: u32,
+    exit_status: u32,
+    exited_at_s: u64,
+    exited_at_ns: u32,
+}
+
+impl ExitRecord {
+    /// The exit itself.
+    pub(crate) fn exit(&self) -> Exit {
+        let since = Duration::new(self.exited_at_s, self.exited_at_ns);
+        let exited_at = Some(SystemTime::UNIX_EPOCH + since);
+        Exit { pid: self.pid, status: self.exit_status, exited_at }
+    }
 }
 
 /// Annotations whose value names a group of containers that share a shim.
@@ -226,7 +254,6 @@ impl Bundle {
         let path = self.path.join(name);
         let point = match name {
             SHIM_FILE => "bundle.shim-program",
-            DELETED_FILE => "bundle.deleted",
             _ => "bundle.spec",
         };
         gantry_failpoint::hit(point)
@@ -279,19 +306,22 @@ impl Bundle {
         self.read(SANDBOX_FILE).unwrap_or_default()
     }
 
-    /// Remembers that the task is deleted and its end published, should the daemon die before the
-    /// bundle is removed.
-    ///
-    /// # Errors
-    /// The class of the I/O error.
-    pub(crate) fn mark_deleted(&self) -> Result<()> {
-        self.write(DELETED_FILE, b"")
+    /// Whether a task was created here.
+    pub(crate) fn had_task(&self) -> bool {
+        // runc's pid file is there once a task has been created.
+        self.path.join("init.pid").exists()
     }
 
-    /// Whether the end of a task that was created here is still to be published.
-    pub(crate) fn has_unpublished_task(&self) -> bool {
-        // runc's pid file is there once a task has been created.
-        self.path.join("init.pid").exists() && !self.path.join(DELETED_FILE).exists()
+    /// How the processes of the task ended that have, as far as the shim keeps records; in the
+    /// order of their ends, the first process last.
+    pub(crate) fn exits(&self) -> Vec<ExitRecord> {
+        let records = entries(&self.path).into_iter().take(EXITS_MAX).filter_map(|(name, path)| {
+            name.strip_prefix(EXIT_PREFIX)?.strip_suffix(EXIT_SUFFIX)?;
+            serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        });
+        let mut records: Vec<ExitRecord> = records.collect();
+        records.sort_by_key(|r| (r.exec_id.is_empty(), r.exited_at_s, r.exited_at_ns));
+        records
     }
 
     /// Removes the socket of the shim that was started here, if nobody listens there any more.

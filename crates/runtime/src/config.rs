@@ -11,6 +11,10 @@ pub struct Config {
     pub root: PathBuf,
     /// Bundles: `<daemon state>/io.containerd.runtime.v2.task`.
     pub state: PathBuf,
+    /// As `root`, for sandboxes: `<daemon root>/io.containerd.sandbox.controller.v1.shim`.
+    pub sandbox_root: PathBuf,
+    /// As `state`, for sandboxes: `<daemon state>/io.containerd.sandbox.controller.v1.shim`.
+    pub sandbox_state: PathBuf,
     /// Path of the daemon's gRPC socket, which shims take as part of their identity.
     pub grpc_address: String,
     /// Path of the socket that takes the events of shims.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// Limits on every call to a shim, in one place. Names with an entry in the configuration's
-/// `[timeouts]` say so; the others are ours, and generous: they only have to keep a shim that
-/// never answers from holding a caller for ever.
+use gantry_core::deadlines as table;
+
+/// Limits on every call to a shim: the `SHIM_` rows of [`gantry_core::deadlines`], of which the
+/// configuration's `[timeouts]` may change those that say so.
 ///
 /// `Wait` has none: it ends with the process, or with the connection to the shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,24 +46,23 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        let secs = Duration::from_secs;
         Self {
-            start_shim: secs(60),
-            connect_new: secs(5),
-            load: secs(5),
-            cleanup: secs(5),
-            shutdown: secs(3),
-            state: secs(2),
-            stats: secs(2),
-            info: secs(5),
-            create: secs(300),
-            start: secs(120),
-            delete: secs(60),
-            freeze: secs(30),
-            checkpoint: secs(600),
-            upgrade: secs(40),
-            runtime: secs(30),
-            memory: secs(10),
+            start_shim: table::SHIM_LAUNCH,
+            connect_new: table::SHIM_CONNECT,
+            load: table::SHIM_LOAD,
+            cleanup: table::SHIM_CLEANUP,
+            shutdown: table::SHIM_SHUTDOWN,
+            state: table::SHIM_STATE,
+            stats: table::SHIM_STATS,
+            info: table::SHIM_INFO,
+            create: table::SHIM_CREATE,
+            start: table::SHIM_START,
+            delete: table::SHIM_DELETE,
+            freeze: table::SHIM_FREEZE,
+            checkpoint: table::SHIM_CHECKPOINT,
+            upgrade: table::SHIM_UPGRADE,
+            runtime: table::SHIM_RUNTIME,
+            memory: table::SHIM_MEMORY,
         }
     }
 }

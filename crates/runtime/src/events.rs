@@ -6,18 +6,20 @@ use gantry_api::Payload;
 use gantry_api::containerd::events::{TaskDelete, TaskExit};
 use gantry_api::containerd::services::events::ttrpc::v1::ForwardRequest;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc::Events;
-use gantry_core::{Any, Namespace};
+use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result};
 use gantry_events::{Envelope, Exchange};
 use gantry_ttrpc::Context;
 
+use crate::journal::{Fact, OfTask};
+use crate::manager::Told;
 use crate::{Exit, Manager, convert};
 
-/// Serves `containerd.services.events.ttrpc.v1.Events` to shims.
+/// Serves `containerd.services.events.ttrpc.v1.Events` to shims, and whoever else takes in events
+/// of tasks.
 ///
-/// Events go to the exchange as they are, with one exception: the exit or deletion of a task
-/// whose shim died after sending it is not published again when the daemon cleans up, nor the
-/// other way round.
+/// Events go to the exchange as they are, but facts (exits, kills for memory, deletions) only once:
+/// see [`crate::journal`].
 #[derive(Clone, Debug)]
 pub struct EventService {
     manager: Manager,
@@ -37,63 +39,59 @@ impl Events for EventService {
         let envelope =
             request.envelope.ok_or_else(|| Error::invalid_argument("event envelope: missing"))?;
         let namespace = Namespace::new(envelope.namespace)?;
-        let event = envelope.event.unwrap_or_default();
-        if !self.manager.is_news(&namespace, &Passing::of(&event)?) {
-            tracing::debug!(topic = envelope.topic, "event published already");
-            return Ok(());
-        }
         // A missing time is the start of the epoch, as containerd has it.
         let timestamp = envelope.timestamp.and_then(convert::to_system_time);
-        self.exchange.forward(Envelope {
+        self.take(Envelope {
             timestamp: timestamp.unwrap_or(SystemTime::UNIX_EPOCH),
             namespace,
             topic: envelope.topic,
-            event: convert::from_wire(event),
+            event: convert::from_wire(envelope.event.unwrap_or_default()),
         })
+        .await
     }
 }
 
-/// An event as far as the manager cares.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Passing {
-    /// The first process of this task ended.
-    Exit(String),
-    /// This task was deleted.
-    Delete(String),
-    /// Anything else.
-    Other,
-}
-
-impl Passing {
-    fn of(event: &prost_types::Any) -> Result<Self> {
-        if let Some(exit) = event.unpack::<TaskExit>()?
-            && (exit.id == exit.container_id || exit.id.is_empty())
-        {
-            return Ok(Self::Exit(exit.container_id));
+impl EventService {
+    /// Publishes an event, unless it tells a fact that has been told.
+    ///
+    /// # Errors
+    /// InvalidArgument for a bad topic, or an event that does not decode.
+    pub async fn take(&self, envelope: Envelope) -> Result<()> {
+        let fact = Fact::of(&convert::to_wire(&envelope.event), envelope.timestamp)?;
+        let Some(OfTask { task: id, pid, fact }) = fact else {
+            return self.exchange.forward(envelope);
+        };
+        let topic = envelope.topic.clone();
+        let told = match self.manager.journal(&envelope.namespace, &id, pid) {
+            Told::By(journal) => {
+                let recovered = envelope.timestamp < self.manager.started_at();
+                journal.tell(&self.exchange, fact, envelope, recovered).await?
+            }
+            // Late words of a shim that was taken for dead, and whose task has been reported.
+            Told::Already => false,
+            Told::Never => self.exchange.forward(envelope).map(|()| true)?,
+        };
+        if !told {
+            tracing::debug!(topic, id, "event published already");
         }
-        if let Some(delete) = event.unpack::<TaskDelete>()?
-            && (delete.id == delete.container_id || delete.id.is_empty())
-        {
-            return Ok(Self::Delete(delete.container_id));
-        }
-        Ok(Self::Other)
+        Ok(())
     }
 }
 
-/// Publishes the exit of a task whose shim did not.
-pub(crate) fn publish_exit(exchange: &Exchange, namespace: &Namespace, id: &str, exit: &Exit) {
+/// The event that tells the exit of a process; `exec` is empty for the first one.
+pub(crate) fn exit_event(namespace: &Namespace, id: &str, exec: &str, exit: &Exit) -> Envelope {
     let event = TaskExit {
         container_id: id.to_owned(),
-        id: id.to_owned(),
+        id: if exec.is_empty() { id.to_owned() } else { exec.to_owned() },
         pid: exit.pid,
         exit_status: exit.status,
         exited_at: exit.exited_at.map(Into::into),
     };
-    publish(exchange, namespace, "/tasks/exit", prost_types::Any::pack(&event));
+    envelope(namespace, "/tasks/exit", prost_types::Any::pack(&event))
 }
 
-/// Publishes the deletion of a task whose shim did not.
-pub(crate) fn publish_delete(exchange: &Exchange, namespace: &Namespace, id: &str, exit: &Exit) {
+/// The event that tells the deletion of a task.
+pub(crate) fn delete_event(namespace: &Namespace, id: &str, exit: &Exit) -> Envelope {
     let event = TaskDelete {
         container_id: id.to_owned(),
         id: String::new(),
@@ -101,12 +99,14 @@ pub(crate) fn publish_delete(exchange: &Exchange, namespace: &Namespace, id: &st
         exit_status: exit.status,
         exited_at: exit.exited_at.map(Into::into),
     };
-    publish(exchange, namespace, "/tasks/delete", prost_types::Any::pack(&event));
+    envelope(namespace, "/tasks/delete", prost_types::Any::pack(&event))
 }
 
-fn publish(exchange: &Exchange, namespace: &Namespace, topic: &str, event: prost_types::Any) {
-    let event: Any = convert::from_wire(event);
-    if let Err(err) = exchange.publish(namespace, topic, event) {
-        tracing::warn!(topic, %err, "event not published");
+fn envelope(namespace: &Namespace, topic: &str, event: prost_types::Any) -> Envelope {
+    Envelope {
+        timestamp: SystemTime::now(),
+        namespace: namespace.clone(),
+        topic: topic.to_owned(),
+        event: convert::from_wire(event),
     }
 }

@@ -10,6 +10,7 @@
 //! - [`Deadlines`] names how long each call to a shim may take. A shim that does not answer
 //!   costs its own callers that long and nobody else anything.
 //! - [`EventService`] takes in the events of shims.
+//! - [`Sandboxes`] are shims that are a sandbox by themselves; tasks may join them.
 //!
 //! # On disk
 //!
@@ -22,7 +23,7 @@
 //!     shim-binary-path            the shim program
 //!     bootstrap.json              {"version", "address", "protocol"} of the running shim
 //!     address                     the same of shims before 2.0, which write it themselves
-//!     deleted                     there once the shim has deleted the task
+//!     told                        which facts of the task have been published, one a line
 //!     sandbox                     id of the pod that the task joined, if any
 //! <state>/<namespace>/.<id>/      a bundle being removed
 //! <root>/<namespace>/<id>/        what the shim wants to keep over a reboot
@@ -38,6 +39,7 @@ mod config;
 mod convert;
 mod deadlines;
 mod events;
+mod journal;
 mod launch;
 mod log;
 mod manager;
@@ -45,6 +47,7 @@ mod names;
 mod options;
 mod phase;
 pub mod plugin;
+mod sandbox;
 mod shim;
 mod task;
 mod types;
@@ -55,6 +58,7 @@ pub use events::EventService;
 pub use manager::{
     Leftover, LeftoverKind, Manager, ShimProcess, ShimStatus, UpgradeOptions, UpgradeOutcome,
 };
+pub use sandbox::{SandboxOptions, SandboxStarted, SandboxStatus, Sandboxes};
 pub use types::{
     CreateOptions, ExecOptions, Exit, Io, ProcessInfo, State, Status, UNKNOWN_EXIT_STATUS,
 };

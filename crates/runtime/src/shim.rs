@@ -25,14 +25,7 @@ use crate::log::LogReader;
 use crate::{Exit, UNKNOWN_EXIT_STATUS};
 
 /// The metadata key under which shims find the namespace.
-const NAMESPACE_KEY: &str = "containerd-namespace-ttrpc";
-
-/// Which events of the first process went out, so that none goes out twice.
-#[derive(Debug, Default)]
-pub(crate) struct Published {
-    pub(crate) exit: AtomicBool,
-    pub(crate) delete: AtomicBool,
-}
+pub(crate) const NAMESPACE_KEY: &str = "containerd-namespace-ttrpc";
 
 /// A task's shim. Several may share one process, each with a connection of its own.
 #[derive(Debug)]
@@ -44,8 +37,6 @@ pub(crate) struct Shim {
     pub(crate) program: PathBuf,
     pub(crate) sandbox_id: String,
     pub(crate) address: String,
-    /// Shared with whoever takes over after the connection broke.
-    pub(crate) published: Arc<Published>,
     /// Held while the task is being deleted.
     pub(crate) deleting: tokio::sync::Mutex<()>,
     connection: Client,
@@ -91,7 +82,6 @@ impl Shim {
             program: who.program,
             sandbox_id: who.sandbox_id,
             address: bootstrap.address.clone(),
-            published: Arc::default(),
             deleting: tokio::sync::Mutex::default(),
             connection,
             speaks_v3: AtomicBool::new(bootstrap.version >= 3),

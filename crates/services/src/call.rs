@@ -39,6 +39,17 @@ fn header(metadata: &MetadataMap, name: &str) -> Result<Option<String>> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
+/// The same call to another process that serves the same API: namespace and lease go along.
+pub(crate) fn onward<T>(metadata: &MetadataMap, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for name in [NAMESPACE_HEADER, LEASE_HEADER] {
+        if let Some(value) = metadata.get(name) {
+            request.metadata_mut().insert(name, value.clone());
+        }
+    }
+    request
+}
+
 /// The message field that a request cannot do without.
 ///
 /// # Errors

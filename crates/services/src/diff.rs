@@ -2,7 +2,7 @@
 
 use gantry_api::containerd::services::diff::v1 as wire;
 use gantry_api::containerd::services::diff::v1::diff_server::Diff;
-use gantry_images::{DiffRequest, Differ};
+use gantry_images::{DiffRequest, Differs};
 use tonic::{Request, Response, Status};
 
 use crate::{call, convert};
@@ -10,15 +10,15 @@ use crate::{call, convert};
 /// Applies and makes layers.
 #[derive(Clone, Debug)]
 pub struct DiffService {
-    differ: Differ,
+    differs: Differs,
     /// Sync the file system after every layer, whether the client asks for it or not.
     sync: bool,
 }
 
 impl DiffService {
-    /// A service over `differ`.
-    pub fn new(differ: Differ, sync: bool) -> Self {
-        Self { differ, sync }
+    /// A service over `differs`.
+    pub fn new(differs: Differs, sync: bool) -> Self {
+        Self { differs, sync }
     }
 }
 
@@ -33,7 +33,7 @@ impl Diff for DiffService {
         let layer = convert::descriptor(call::required(request.diff, "diff")?)?;
         let mounts = convert::mounts(request.mounts);
         let sync = self.sync || request.sync_fs;
-        let applied = self.differ.apply(&ctx, &layer, &mounts, sync).await?;
+        let applied = self.differs.apply(&ctx, &layer, &mounts, sync).await?;
         let applied = Some(convert::descriptor_to_wire(applied));
         Ok(Response::new(wire::ApplyResponse { applied }))
     }
@@ -51,7 +51,7 @@ impl Diff for DiffService {
             labels: convert::labels(request.labels),
             source_date_epoch: request.source_date_epoch.map(|t| t.seconds),
         };
-        let made = self.differ.diff(&ctx, &left, &right, wanted).await?;
+        let made = self.differs.diff(&ctx, &left, &right, wanted).await?;
         Ok(Response::new(wire::DiffResponse { diff: Some(convert::descriptor_to_wire(made)) }))
     }
 }

@@ -9,31 +9,46 @@ use gantry_api::containerd::types;
 use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result};
 use gantry_events::{Envelope, Exchange};
+use gantry_runtime::EventService as TaskEvents;
 use tonic::{Request, Response, Status};
 
+use crate::flushes::Flushes;
 use crate::stream::Answers;
 use crate::{call, convert};
+
+/// What the topics of tasks begin with.
+const TASKS: &str = "/tasks/";
 
 /// Publishes and distributes events.
 #[derive(Clone, Debug)]
 pub struct EventsService {
     exchange: Exchange,
+    tasks: TaskEvents,
 }
 
 impl EventsService {
-    /// A service over `exchange`.
-    pub fn new(exchange: Exchange) -> Self {
-        Self { exchange }
+    /// A service over `exchange`; what shims send this way goes through `tasks`, as what they send
+    /// over ttrpc does.
+    pub fn new(exchange: Exchange, tasks: TaskEvents) -> Self {
+        Self { exchange, tasks }
     }
 
-    fn forward_envelope(&self, envelope: Option<types::Envelope>) -> Result<()> {
+    async fn forward_envelope(&self, envelope: Option<types::Envelope>) -> Result<()> {
         let envelope = call::required(envelope, "envelope")?;
-        self.exchange.forward(Envelope {
+        let envelope = Envelope {
             timestamp: envelope.timestamp.map_or(SystemTime::UNIX_EPOCH, convert::time),
             namespace: Namespace::new(envelope.namespace)?,
             topic: envelope.topic,
             event: envelope.event.map(convert::any).unwrap_or_default(),
-        })
+        };
+        self.take(envelope).await
+    }
+
+    async fn take(&self, envelope: Envelope) -> Result<()> {
+        if envelope.topic.starts_with(TASKS) {
+            return self.tasks.take(envelope).await;
+        }
+        self.exchange.forward(envelope)
     }
 }
 
@@ -55,7 +70,8 @@ impl Events for EventsService {
         let ctx = call::context(&request)?;
         let request = request.into_inner();
         let event = request.event.map(convert::any).unwrap_or_default();
-        self.exchange.publish(&ctx.namespace, &request.topic, event)?;
+        let (timestamp, namespace, topic) = (SystemTime::now(), ctx.namespace, request.topic);
+        self.take(Envelope { timestamp, namespace, topic, event }).await?;
         Ok(Response::new(()))
     }
 
@@ -63,7 +79,7 @@ impl Events for EventsService {
         &self,
         request: Request<wire::ForwardRequest>,
     ) -> Result<Response<()>, Status> {
-        self.forward_envelope(request.into_inner().envelope)?;
+        self.forward_envelope(request.into_inner().envelope).await?;
         Ok(Response::new(()))
     }
 
@@ -73,14 +89,19 @@ impl Events for EventsService {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let flushes = request.extensions().get::<Flushes>().cloned();
         let filters = request.into_inner().filters;
         let subscription = self.exchange.subscribe(&filters).map_err(|e| {
             // Clients know a bad filter of this call as Unknown.
             if e.is_invalid_argument() { Error::unknown(e.text()) } else { e }
         })?;
-        let events = stream::unfold(subscription, |mut subscription| async move {
+        let events = stream::unfold((subscription, flushes), |(mut subscription, flushes)| async {
+            // Asked for the next one: the last is on its way, and there once it is written.
+            if let (Some(flushes), Some(handed)) = (&flushes, subscription.handed()) {
+                flushes.hold_until_written(handed);
+            }
             let next = subscription.next().await?;
-            Some((next.map(|e| to_wire(&e)).map_err(Status::from), subscription))
+            Some((next.map(|e| to_wire(&e)).map_err(Status::from), (subscription, flushes)))
         });
         Ok(Response::new(Box::pin(events)))
     }

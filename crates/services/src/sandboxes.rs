@@ -1,9 +1,7 @@
-//! `containerd.services.sandbox.v1`: records of sandboxes. Controllers are not built yet.
+//! `containerd.services.sandbox.v1`: records of sandboxes.
 
 use gantry_api::containerd::services::sandbox::v1 as wire;
-use gantry_api::containerd::services::sandbox::v1::controller_server::Controller;
 use gantry_api::containerd::services::sandbox::v1::store_server::Store;
-use gantry_errdefs::Error;
 use gantry_metadata::Db;
 use tonic::{Request, Response, Status};
 
@@ -75,51 +73,4 @@ impl Store for SandboxStoreService {
         let sandbox = Some(convert::sandbox_to_wire(sandbox));
         Ok(Response::new(wire::StoreGetResponse { sandbox }))
     }
-}
-
-/// Refuses every call: which controller manages a sandbox is its `sandboxer`, and none is built.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SandboxControllerService;
-
-fn refuse(sandboxer: &str) -> Status {
-    if sandboxer.is_empty() {
-        return Error::invalid_argument("sandboxer must be set").into();
-    }
-    Error::not_found(format!("sandboxer {sandboxer:?}: no sandbox controller of this name")).into()
-}
-
-/// The service, method by method: each refuses in the same way.
-macro_rules! controller {
-    ($($name:ident, $request:ident, $response:ident;)*) => {
-        #[tonic::async_trait]
-        impl Controller for SandboxControllerService {
-            $(
-                async fn $name(
-                    &self,
-                    request: Request<wire::$request>,
-                ) -> Result<Response<wire::$response>, Status> {
-                    call::context(&request)?;
-                    Err(refuse(&request.get_ref().sandboxer))
-                }
-            )*
-
-            async fn platform(
-                &self,
-                _: Request<wire::ControllerPlatformRequest>,
-            ) -> Result<Response<wire::ControllerPlatformResponse>, Status> {
-                Err(Status::unimplemented("method Platform not implemented"))
-            }
-        }
-    };
-}
-
-controller! {
-    create, ControllerCreateRequest, ControllerCreateResponse;
-    start, ControllerStartRequest, ControllerStartResponse;
-    stop, ControllerStopRequest, ControllerStopResponse;
-    wait, ControllerWaitRequest, ControllerWaitResponse;
-    status, ControllerStatusRequest, ControllerStatusResponse;
-    shutdown, ControllerShutdownRequest, ControllerShutdownResponse;
-    metrics, ControllerMetricsRequest, ControllerMetricsResponse;
-    update, ControllerUpdateRequest, ControllerUpdateResponse;
 }

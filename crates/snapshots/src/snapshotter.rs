@@ -195,6 +195,12 @@ pub trait Snapshotter: Send + Sync + 'static {
         None
     }
 
+    /// Whether another process does the work. It may stop answering, so nobody waits for it who
+    /// did not ask for something of its own.
+    fn is_foreign(&self) -> bool {
+        false
+    }
+
     /// Ends the use of the snapshotter. Further calls may fail.
     ///
     /// # Errors

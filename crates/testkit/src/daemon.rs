@@ -36,6 +36,7 @@ pub struct DaemonBuilder {
     config: String,
     env: Vec<(String, String)>,
     args: Vec<String>,
+    disabled: Vec<String>,
     path_first: Vec<PathBuf>,
     root: Option<PathBuf>,
 }
@@ -102,6 +103,51 @@ impl Daemon {
     /// When it is stopped.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the daemon is running").id()
+    }
+
+    /// Sends `signal` to the daemon.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn signal(&self, signal: Signal) {
+        signal_pid(self.pid(), signal);
+    }
+
+    /// The bundle of a task in the daemon's namespace.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.state().join("io.containerd.runtime.v2.task").join(&self.namespace).join(id)
+    }
+
+    /// The pid of the shim of a task; of our shim only, which leaves a record.
+    ///
+    /// # Panics
+    /// When there is no record.
+    pub fn shim_pid(&self, id: &str) -> u32 {
+        let path = self.bundle(id).join("shim.json");
+        let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let record: serde_json::Value = serde_json::from_slice(&text).expect("a shim's record");
+        let pid = record["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.expect("a shim's record has its pid")
+    }
+
+    /// Sends `signal` to the shim of a task; see [`Self::shim_pid`].
+    ///
+    /// # Panics
+    /// When the shim left no record.
+    pub fn signal_shim(&self, id: &str, signal: Signal) {
+        signal_pid(self.shim_pid(id), signal);
+    }
+
+    /// Resident memory of the daemon's own (anonymous) pages, in KiB.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(path).expect("the daemon is running");
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        let number = line.and_then(|l| l.split_whitespace().next());
+        number.and_then(|n| n.parse().ok()).expect("RssAnon is a number")
     }
 
     /// Debian's `ctr` against this daemon, in its namespace.
@@ -270,6 +316,7 @@ impl DaemonBuilder {
             config: String::new(),
             env: Vec::new(),
             args: Vec::new(),
+            disabled: vec!["io.containerd.grpc.v1.cri".to_owned()],
             path_first: Vec::new(),
             root: None,
         }
@@ -280,6 +327,13 @@ impl DaemonBuilder {
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
         self.config.push('\n');
+        self
+    }
+
+    /// Switches a plugin off.
+    #[must_use]
+    pub fn disable(mut self, uri: &str) -> Self {
+        self.disabled.push(uri.to_owned());
         self
     }
 
@@ -324,6 +378,29 @@ impl DaemonBuilder {
         daemon
     }
 
+    /// Starts the daemon, which must end by itself with an error; returns its log.
+    ///
+    /// # Panics
+    /// When it starts all the same.
+    pub fn fails_to_start(self) -> String {
+        let dir = tempfile::Builder::new().prefix("gkd").tempdir().expect("a temporary directory");
+        let mut child = self.spawn(dir.path());
+        let deadline = Instant::now() + START_TIMEOUT;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("waiting for our own child") {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the daemon does not fail");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(!status.success(), "the daemon ended well");
+        fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+    }
+
     fn spawn(&self, dir: &Path) -> Child {
         let config = dir.join("config.toml");
         fs::write(&config, self.config_text(dir)).expect("writing the daemon's config");
@@ -359,10 +436,10 @@ impl DaemonBuilder {
 
     fn config_text(&self, dir: &Path) -> String {
         let root = self.root_in(dir);
-        let (root, dir) = (root.display(), dir.display());
+        let (root, dir, disabled) = (root.display(), dir.display(), &self.disabled);
         format!(
             "version = 2\nroot = \"{root}\"\nstate = \"{dir}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             disabled_plugins = {disabled:?}\n\
              [grpc]\n  address = \"{dir}/d.sock\"\n[debug]\n  level = \"debug\"\n{}",
             self.config
         )

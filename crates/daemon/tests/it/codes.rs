@@ -253,16 +253,19 @@ async fn snapshots_refuse() {
     let daemon = Harness::start().await;
     let mut c = snapshots::snapshots_client::SnapshotsClient::new(daemon.channel());
     let native = || "native".to_owned();
+    // The first collection may come at any time here.
+    let kept = || [("containerd.io/gc.root".to_owned(), "yes".to_owned())].into();
     let prepare = |key: &str, parent: &str| Prepare {
         snapshotter: native(),
         key: key.into(),
         parent: parent.into(),
-        ..Default::default()
+        labels: kept(),
     };
     let commit = |name: &str, key: &str| Commit {
         snapshotter: native(),
         name: name.into(),
         key: key.into(),
+        labels: kept(),
         ..Default::default()
     };
     let unknown = Prepare { snapshotter: "nope".into(), ..prepare("a", "") };
@@ -275,12 +278,8 @@ async fn snapshots_refuse() {
     c.prepare(ns(prepare("b", "base"))).await.unwrap();
     refuse!(c.commit(commit("base", "b")), AlreadyExists, "");
     refuse!(c.commit(commit("x", "gone")), NotFound, "");
-    let view = View {
-        snapshotter: native(),
-        key: "v".into(),
-        parent: "base".into(),
-        ..Default::default()
-    };
+    let view =
+        View { snapshotter: native(), key: "v".into(), parent: "base".into(), labels: kept() };
     c.view(ns(view)).await.unwrap();
     refuse!(c.commit(commit("x", "v")), FailedPrecondition, "");
     let mounts = |key: &str| MountsRequest { snapshotter: native(), key: key.into() };

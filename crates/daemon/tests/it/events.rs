@@ -230,3 +230,44 @@ async fn snapshots_live(channel: &Channel) {
         client.remove(told(remove)).await.unwrap();
     }
 }
+/// Payloads so large that the windows of HTTP/2 hold few of them.
+const PAYLOAD_LEN: usize = 4096;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_does_not_read_ends_at_the_limit_and_others_go_on() {
+    use gantry_events::SUBSCRIBER_QUEUE_LEN;
+    let daemon = Harness::start().await;
+    let mut client = EventsClient::new(daemon.channel());
+    let subscribe = || Request::new(SubscribeRequest { filters: vec!["topic==\"/x/y\"".into()] });
+    let mut silent = client.subscribe(subscribe()).await.unwrap().into_inner();
+    // On a connection of its own: what one stream does not read fills the window of all.
+    let path = daemon.path().join("state/gantry.sock");
+    let channel = crate::harness::connect(path.to_str().unwrap()).await;
+    let mut reading = EventsClient::new(channel.clone()).subscribe(subscribe()).await.unwrap();
+    let mut publisher = EventsClient::new(channel);
+    let sent = SUBSCRIBER_QUEUE_LEN + (8 << 20) / PAYLOAD_LEN;
+    let event = Any { type_url: "some.Type".to_owned(), value: vec![7; PAYLOAD_LEN] };
+    for _ in 0..sent {
+        let publish = PublishRequest { topic: "/x/y".into(), event: Some(event.clone()) };
+        publisher.publish(ns(publish)).await.unwrap();
+        reading.get_mut().message().await.unwrap().unwrap();
+    }
+    let mut got = 0;
+    let end = loop {
+        match silent.message().await {
+            Ok(Some(_)) => got += 1,
+            Ok(None) => panic!("the stream must end in an error"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(end.code(), Code::ResourceExhausted, "{end:?}");
+    assert!(end.message().contains(&SUBSCRIBER_QUEUE_LEN.to_string()), "{end:?}");
+    assert!((SUBSCRIBER_QUEUE_LEN..sent).contains(&got), "{got} of {sent}");
+    // Who subscribes anew is served.
+    let mut again = client.subscribe(subscribe()).await.unwrap().into_inner();
+    let publish = PublishRequest { topic: "/x/y".into(), event: None };
+    client.publish(ns(publish)).await.unwrap();
+    again.message().await.unwrap().unwrap();
+    drop((again, reading));
+    daemon.stop().await;
+}

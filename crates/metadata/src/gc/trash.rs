@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_core::Digest;
+use gantry_core::{Digest, deadlines};
 use gantry_errdefs::{Error, Result};
 use gantry_store::{Key, KvRead};
 use tokio::task::JoinSet;
@@ -27,26 +27,58 @@ const TRASH_BATCH_LEN: usize = 32;
 
 /// Longest one deletion in a backend may take before the collector goes on without it. A local
 /// one takes milliseconds; a remote snapshotter that hangs must not hold the rest up.
-pub(super) const BACKEND_DELETE_MAX: Duration = Duration::from_secs(30);
+pub(super) const BACKEND_DELETE_MAX: Duration = deadlines::PLUGIN_DELETE;
 
 /// Empties the trash; returns how many objects were deleted. What fails stays for the next run.
 pub(super) async fn empty(db: &Db) -> Result<u64> {
     let blobs = names(db, &keys::all(Kind::TrashBlob), |[digest]: [String; 1]| digest)?;
     let mut deleted = 0;
     for batch in blobs.chunks(TRASH_BATCH_LEN) {
-        deleted += empty_blobs(db, batch).await?;
+        let Some(count) = empty_blobs(db, batch).await? else { break };
+        deleted += count;
     }
     let ingests = names(db, &keys::all(Kind::TrashIngest), |[name]: [String; 1]| name)?;
     for batch in ingests.chunks(TRASH_BATCH_LEN) {
-        deleted += empty_ingests(db, batch).await?;
+        let Some(count) = empty_ingests(db, batch).await? else { break };
+        deleted += count;
     }
+    // Side by side: one that is slow holds up nothing but the end of this run, and one in
+    // another process not even that for long.
+    let mut snapshotters = JoinSet::new();
     for name in db.snapshotter_names() {
-        deleted += empty_snapshots(db, &name).await?;
+        let db = db.clone();
+        snapshotters.spawn(async move { empty_snapshotter(&db, name).await });
+    }
+    for done in snapshotters.join_all().await {
+        deleted += done?;
     }
     Ok(deleted)
 }
 
-async fn empty_blobs(db: &Db, digests: &[String]) -> Result<u64> {
+/// Empties the trash of one snapshotter. Who does not answer in another process is left to it in
+/// the background, and not asked again before that has ended.
+async fn empty_snapshotter(db: &Db, snapshotter: String) -> Result<u64> {
+    let foreign = db.shared.snapshotters[&snapshotter].is_foreign();
+    let name = format!("emptying {snapshotter}");
+    let Some(alone) = db.shared.inflight.try_exclusive(&name) else { return Ok(0) };
+    let work = {
+        let (db, snapshotter) = (db.clone(), snapshotter.clone());
+        detached(async move {
+            let _alone = alone;
+            empty_snapshots(&db, &snapshotter).await
+        })
+    };
+    if !foreign {
+        return work.await;
+    }
+    tokio::time::timeout(deadlines::PLUGIN_COLLECT, work).await.unwrap_or_else(|_| {
+        tracing::warn!(snapshotter, "does not answer: its trash is emptied without the collector");
+        Ok(0)
+    })
+}
+
+/// None when the backend does not answer: it would not for the others either.
+async fn empty_blobs(db: &Db, digests: &[String]) -> Result<Option<u64>> {
     let mut tasks = JoinSet::new();
     for digest in digests {
         let Some(guard) = db.shared.inflight.try_exclusive(&blob_name(digest)) else { continue };
@@ -56,14 +88,18 @@ async fn empty_blobs(db: &Db, digests: &[String]) -> Result<u64> {
             (digest, guard, result)
         });
     }
-    let mut done = Vec::new();
+    let (mut done, mut hangs) = (Vec::new(), false);
     for (digest, guard, result) in tasks.join_all().await {
         match result {
             Ok(()) => done.push((keys::all(Kind::TrashBlob).str(&digest), guard)),
-            Err(err) => tracing::warn!(digest, "will be deleted later: {err}"),
+            Err(err) => {
+                hangs |= err.is_deadline_exceeded();
+                tracing::warn!(digest, "will be deleted later: {err}");
+            }
         }
     }
-    take_out(db, done).await
+    let count = take_out(db, done).await?;
+    Ok((!hangs).then_some(count))
 }
 
 /// Deletes a blob that no record names. The caller has it exclusively.
@@ -89,19 +125,25 @@ pub(super) async fn discard_blob(db: &Db, digest: &Digest) -> Result<()> {
     delete_blob(db, digest.as_str()).await
 }
 
-async fn empty_ingests(db: &Db, backend_refs: &[String]) -> Result<u64> {
-    let mut done = Vec::new();
+/// None when the backend does not answer.
+async fn empty_ingests(db: &Db, backend_refs: &[String]) -> Result<Option<u64>> {
+    let (mut done, mut hangs) = (Vec::new(), false);
     for backend_ref in backend_refs {
         let name = ingest_name(backend_ref);
         let Some(guard) = db.shared.inflight.try_exclusive(&name) else { continue };
         match gone(abort_ingest(db, backend_ref).await) {
             Ok(()) => done.push((keys::all(Kind::TrashIngest).str(backend_ref), guard)),
             Err(err) => {
-                tracing::warn!(backend_ref, "dropping an ingest, will be tried again: {err}")
+                tracing::warn!(backend_ref, "dropping an ingest, will be tried again: {err}");
+                hangs = err.is_deadline_exceeded();
+                if hangs {
+                    break;
+                }
             }
         }
     }
-    take_out(db, done).await
+    let count = take_out(db, done).await?;
+    Ok((!hangs).then_some(count))
 }
 
 /// Drops an ingest in the backend.

@@ -14,6 +14,7 @@ use super::{Manager, blocking};
 use crate::binary::Binary;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{self, Bundle};
+use crate::journal::Journal;
 use crate::launch::Launched;
 use crate::log::LogReader;
 use crate::phase::phase;
@@ -49,7 +50,8 @@ impl Manager {
         let task_options =
             options::for_task(options.runtime_options.as_ref(), options.task_options.as_ref())?;
         let start_options = options::for_start(options.runtime_options.as_ref())?;
-        self.inner.table.reserve(key)?;
+        let place = self.inner.bundles.bundle(&key.namespace, &key.id).path;
+        self.inner.table.reserve(key, Journal::new(&place, true))?;
         let mut reservation = Reservation { manager: self, key, kept: false };
         let program = self.program(&options.runtime).await?;
         let alone = !bundle::is_grouped(&options.spec.value)
@@ -126,7 +128,8 @@ impl Manager {
         };
         let (saved, at) = (bootstrap.clone(), bundle.path.clone());
         blocking(move || saved.save(&at)).await?;
-        let connection = self.connect(&bootstrap).await.context(|| "failed to start shim")?;
+        let deadline = self.inner.config.deadlines.connect_new;
+        let connection = connect(&bootstrap, deadline).await.context(|| "failed to start shim")?;
         let shim = Shim::new(who, &bootstrap, connection, Some(log));
         // Which process it is matters only if it does not end when told to.
         if let Some(process) = process {
@@ -156,28 +159,13 @@ impl Manager {
         if options.sandbox_id.is_empty() {
             return None;
         }
-        let sandbox = self.inner.bundles.bundle(&key.namespace, &options.sandbox_id);
+        let id = &options.sandbox_id;
+        let sandbox = self.inner.sandboxes.bundle(&key.namespace, id);
+        let pod = self.inner.bundles.bundle(&key.namespace, id);
         // Shims of version 2 find their pod themselves, by an annotation of the spec.
-        let found = blocking(move || Bootstrap::load(&sandbox.path)).await.ok();
+        let load = move || Bootstrap::load(&sandbox.path).or_else(|_| Bootstrap::load(&pod.path));
+        let found = blocking(load).await.ok();
         found.filter(|bootstrap| bootstrap.version >= 3)
-    }
-
-    async fn connect(&self, bootstrap: &Bootstrap) -> Result<Client> {
-        let attempts = async {
-            loop {
-                match Client::connect(&bootstrap.address) {
-                    Err(err) if err.is_unavailable() => tokio::time::sleep(CONNECT_RETRY).await,
-                    outcome => return outcome,
-                }
-            }
-        };
-        let deadline = self.inner.config.deadlines.connect_new;
-        tokio::time::timeout(deadline, attempts).await.unwrap_or_else(|_| {
-            Err(Error::unavailable(format!(
-                "shim at {}: not listening after {deadline:?}",
-                bootstrap.address
-            )))
-        })
     }
 
     /// Undoes a start that failed: the program may have left a shim behind.
@@ -220,6 +208,24 @@ impl Manager {
             tracing::warn!(id = shim.id, %err, "deletion of an unwanted task");
         }
     }
+}
+
+/// Connects to a shim that has just been started.
+pub(crate) async fn connect(bootstrap: &Bootstrap, deadline: Duration) -> Result<Client> {
+    let attempts = async {
+        loop {
+            match Client::connect(&bootstrap.address) {
+                Err(err) if err.is_unavailable() => tokio::time::sleep(CONNECT_RETRY).await,
+                outcome => return outcome,
+            }
+        }
+    };
+    tokio::time::timeout(deadline, attempts).await.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!(
+            "shim at {}: not listening after {deadline:?}",
+            bootstrap.address
+        )))
+    })
 }
 
 fn request(shim: &Shim, options: CreateOptions, task_options: Option<Any>) -> CreateTaskRequest {

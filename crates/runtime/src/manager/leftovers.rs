@@ -21,6 +21,7 @@ use super::table::Key;
 use super::{Manager, blocking};
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{self, Found};
+use crate::journal::Journal;
 
 /// What kind of thing was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,7 +100,8 @@ impl Manager {
     async fn remove_bundle_left(&self, leftover: &Leftover) -> Result<bool> {
         let key = Key::new(&Namespace::new(leftover.namespace.as_str())?, &leftover.id);
         // From here on nobody makes a task of this name.
-        if self.inner.table.reserve(&key).is_err() {
+        let place = self.inner.bundles.bundle(&key.namespace, &key.id).path;
+        if self.inner.table.reserve(&key, Journal::new(&place, false)).is_err() {
             return Ok(false);
         }
         let path = PathBuf::from(&leftover.what);

@@ -8,6 +8,7 @@ mod table;
 mod upgrade;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use gantry_core::{Any, Namespace};
@@ -18,13 +19,15 @@ use tokio::sync::{oneshot, watch};
 use crate::binary::{self, Versions};
 use crate::bundle::Bundles;
 use crate::config::Config;
-use crate::events::Passing;
+use crate::journal::Journal;
 use crate::plugin::{Runtime, Task};
 use crate::shim::Shim;
-use crate::{CreateOptions, Exit, names};
+use crate::{CreateOptions, Exit, names, sandbox};
 pub use leftovers::{Leftover, LeftoverKind};
 use table::{Key, Table};
 pub use upgrade::{ShimProcess, ShimStatus, UpgradeOptions, UpgradeOutcome};
+
+pub(crate) use create::connect;
 
 /// The runtime plugin over shims. Cheap to clone; clones share everything.
 ///
@@ -39,11 +42,28 @@ pub struct Manager {
 struct Inner {
     config: Arc<Config>,
     bundles: Bundles,
+    /// Of sandboxes, which tasks join.
+    sandboxes: Bundles,
     versions: Versions,
     exchange: Exchange,
     table: Table,
     /// True once every bundle of an earlier run has been looked at.
     loaded: watch::Sender<bool>,
+    started_at: SystemTime,
+}
+
+/// How much longer a list waits than finding a shim may take.
+const LOAD_MARGIN: Duration = Duration::from_millis(500);
+
+/// Where to look whether a fact of a task has been told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// In the task's journal.
+    By(Arc<Journal>),
+    /// The task is gone, and all of it has been told.
+    Already,
+    /// The task is not ours.
+    Never,
 }
 
 impl Manager {
@@ -59,15 +79,17 @@ impl Manager {
             std::fs::set_permissions(dir, mode).context(|| dir.display().to_string())?;
         }
         let bundles = Bundles::new(config.root.clone(), config.state.clone());
-        let found = bundles.scan();
+        let (found, sandboxes) = (bundles.scan(), sandbox::bundles(&config));
         let manager = Self {
             inner: Arc::new(Inner {
                 config: Arc::new(config),
                 bundles,
+                sandboxes,
                 versions: Versions::default(),
                 exchange,
                 table: Table::default(),
                 loaded: watch::Sender::new(false),
+                started_at: SystemTime::now(),
             }),
         };
         manager.reload(found);
@@ -112,22 +134,22 @@ impl Manager {
         &self.inner.exchange
     }
 
-    /// Whether an event that passes has not been published before; notes that it is now.
-    pub(crate) fn is_news(&self, namespace: &Namespace, event: &Passing) -> bool {
-        use std::sync::atomic::Ordering::AcqRel;
-        let (id, is_exit) = match event {
-            Passing::Exit(id) => (id, true),
-            Passing::Delete(id) => (id, false),
-            Passing::Other => return true,
-        };
-        let key = Key::new(namespace, id);
-        if let Some(shim) = self.inner.table.ready(&key) {
-            let published = &shim.published;
-            let flag = if is_exit { &published.exit } else { &published.delete };
-            return !flag.swap(true, AcqRel);
+    /// When this manager was opened; what happened before did so without a daemon.
+    pub(crate) fn started_at(&self) -> SystemTime {
+        self.inner.started_at
+    }
+
+    /// Who knows whether a fact of the task has been told; `pid` is that of its first process, 0
+    /// for not known.
+    pub(crate) fn journal(&self, namespace: &Namespace, id: &str, pid: u32) -> Told {
+        let (key, table) = (Key::new(namespace, id), &self.inner.table);
+        match table.journal(&key) {
+            // Of an earlier task of this id.
+            _ if table.was_buried(&key, |buried| pid != 0 && buried == pid) => Told::Already,
+            Some(journal) => Told::By(journal),
+            None if table.was_buried(&key, |_| true) => Told::Already,
+            None => Told::Never,
         }
-        // Late words of a shim that was taken for dead, and whose task has been reported.
-        !self.inner.table.was_buried(&key)
     }
 
     /// The shim program of `runtime`.
@@ -175,8 +197,9 @@ impl Runtime for Manager {
     }
 
     async fn tasks(&self, namespace: Option<&Namespace>) -> Result<Vec<Arc<dyn Task>>> {
-        let deadline = self.inner.config.deadlines.load;
-        // Those not found by then are as good as silent, and a list leaves silent ones out.
+        // A shim that does not answer is found to be silent at the end of its own deadline, which
+        // must come first.
+        let deadline = self.inner.config.deadlines.load + LOAD_MARGIN;
         let _ = tokio::time::timeout(deadline, self.loaded()).await;
         let shims = self.inner.table.all();
         Ok(shims
@@ -204,7 +227,7 @@ async fn finished<T>(outcome: oneshot::Receiver<Result<T>>) -> Result<T> {
 }
 
 /// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

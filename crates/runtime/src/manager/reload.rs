@@ -15,10 +15,10 @@ use super::{Manager, blocking};
 use crate::binary::Binary;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{Bundle, Found};
-use crate::events::{publish_delete, publish_exit};
+use crate::journal::Journal;
 use crate::log::LogReader;
 use crate::names::RUNC_V2;
-use crate::shim::{Identity, Published, Shim};
+use crate::shim::{Identity, Shim};
 
 /// Shims asked at a time. One that hangs takes a place for its deadline, so there are many;
 /// asking costs a socket and a few messages.
@@ -45,7 +45,8 @@ impl Manager {
         for found in found {
             let key = Key::new(&found.namespace, &found.id);
             // Before anyone can ask: a task not looked at yet must not seem to be missing.
-            let loading = self.inner.table.loading(&key);
+            let journal = Journal::new(&found.bundle.path, false);
+            let loading = self.inner.table.loading(&key, journal);
             let (manager, room) = (self.clone(), Arc::clone(&room));
             loads.spawn(async move {
                 let _room = room.acquire().await.expect("never closed");
@@ -71,7 +72,7 @@ impl Manager {
             }
         };
         let program = who.program.clone();
-        match self.find(who, &Arc::default()).await {
+        match self.find(who).await {
             Outcome::Lives(shim) => {
                 self.inner.table.set_ready(key.clone(), Arc::clone(&shim));
                 self.watch(&shim);
@@ -83,8 +84,10 @@ impl Manager {
                 if let Err(err) = shim.clean_up().await {
                     tracing::debug!(id = key.id, %err, "clean-up after a task never created");
                 }
+                // Or deleted: the shim has told so, unless it died before it could.
+                let pid = self.tell_of_record(key, &bundle).await;
                 self.remove_bundle(&key.id, &bundle).await;
-                self.inner.table.forget(key);
+                self.inner.table.forget_buried(key, pid);
             }
             Outcome::Dead(err) => {
                 tracing::info!(id = key.id, %err, "shim of an earlier run is gone");
@@ -96,7 +99,7 @@ impl Manager {
     /// Connects again to a shim whose connection broke. False when it is gone, or no longer knows
     /// the task.
     pub(super) async fn take_over(&self, lost: &Arc<Shim>) -> bool {
-        let Outcome::Lives(shim) = self.find(lost.identity(), &lost.published).await else {
+        let Outcome::Lives(shim) = self.find(lost.identity()).await else {
             return false;
         };
         let one_at_a_time = lost.deleting.lock().await;
@@ -131,7 +134,7 @@ impl Manager {
         })
     }
 
-    async fn find(&self, who: Identity, published: &Arc<Published>) -> Outcome {
+    async fn find(&self, who: Identity) -> Outcome {
         let path = who.bundle.path.clone();
         let connected = blocking(move || Bootstrap::load(&path))
             .await
@@ -144,9 +147,7 @@ impl Manager {
         let log = LogReader::open(&who.bundle.log(), &who.id)
             .inspect_err(|err| tracing::warn!(id = who.id, %err, "log of a shim"))
             .ok();
-        let mut shim = Shim::new(who, &bootstrap, connection, log);
-        shim.published = Arc::clone(published);
-        let shim = Arc::new(shim);
+        let shim = Arc::new(Shim::new(who, &bootstrap, connection, log));
         let deadline = self.inner.config.deadlines.load;
         let begun = Instant::now();
         let asked = async {
@@ -182,7 +183,7 @@ impl Manager {
     /// Lets the shim program clean up, and publishes how the task ended if there was one.
     async fn clean_up_dead(&self, key: &Key, program: &Path, bundle: &Bundle) {
         let read = bundle.clone();
-        let publish = blocking(move || Ok(read.has_unpublished_task())).await.unwrap_or(false);
+        let had_task = blocking(move || Ok(read.had_task())).await.unwrap_or(false);
         let binary = Binary {
             config: &self.inner.config,
             program,
@@ -197,11 +198,10 @@ impl Manager {
                 Shim::unknown_exit()
             }
         };
-        if publish {
-            publish_exit(&self.inner.exchange, &key.namespace, &key.id, &exit);
-            publish_delete(&self.inner.exchange, &key.namespace, &key.id, &exit);
+        if had_task {
+            self.tell_the_rest(key, bundle, &exit, true).await;
         }
         self.remove_bundle(&key.id, bundle).await;
-        self.inner.table.forget_buried(key);
+        self.inner.table.forget_buried(key, exit.pid);
     }
 }

@@ -1,7 +1,6 @@
 //! The end of a task: deleted by a client, or with a shim that died.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use gantry_errdefs::Result;
 
@@ -9,7 +8,8 @@ use super::table::Key;
 use super::{Manager, blocking};
 use crate::Exit;
 use crate::bundle::Bundle;
-use crate::events::{publish_delete, publish_exit};
+use crate::events::{delete_event, exit_event};
+use crate::journal::Fact;
 use crate::phase::phase;
 use crate::shim::Shim;
 
@@ -22,14 +22,7 @@ impl Manager {
         }
         let deletion = shim.delete("", self.inner.config.deadlines.delete);
         let exit = match phase(&shim.id, "shim-delete", deletion).await {
-            Ok(exit) => {
-                let bundle = shim.bundle.clone();
-                // Without the mark a daemon that dies right now would publish the end twice.
-                if let Err(err) = blocking(move || bundle.mark_deleted()).await {
-                    tracing::warn!(id = shim.id, %err, "mark of a deleted task");
-                }
-                Ok(exit)
-            }
+            Ok(exit) => Ok(exit),
             // The task is being cleaned up after as that of a dead shim.
             Err(_) if shim.is_dead() => {
                 drop(one_at_a_time);
@@ -39,15 +32,61 @@ impl Manager {
             Err(err) if err.is_not_found() => Err(err),
             Err(err) => return Err(err.context("failed to delete task")),
         };
-        self.finish(shim).await;
+        phase(&shim.id, "end-shim", self.end_shim(shim)).await;
+        // The shim has told all of it before it ended, if it is one that does.
+        let pid = match &exit {
+            Ok(exit) => {
+                self.tell_the_rest(&key(shim), &shim.bundle, exit, false).await;
+                exit.pid
+            }
+            Err(_) => self.tell_of_record(&key(shim), &shim.bundle).await,
+        };
+        phase(&shim.id, "remove-bundle", self.remove_bundle(&shim.id, &shim.bundle)).await;
+        self.inner.table.forget_buried(&key(shim), pid);
         exit
     }
 
-    /// Ends the shim, if it has no other task, and removes what the daemon holds of the task.
-    async fn finish(&self, shim: &Arc<Shim>) {
-        phase(&shim.id, "end-shim", self.end_shim(shim)).await;
-        phase(&shim.id, "remove-bundle", self.remove_bundle(&shim.id, &shim.bundle)).await;
-        self.inner.table.forget(&key(shim));
+    /// Publishes what nobody has told yet of the end of a task: the exits of its execs, its own
+    /// exit, its deletion, in this order. `recovered` when the task ended without a daemon.
+    pub(super) async fn tell_the_rest(
+        &self,
+        key: &Key,
+        bundle: &Bundle,
+        exit: &Exit,
+        recovered: bool,
+    ) {
+        let read = bundle.clone();
+        let records = blocking(move || Ok(read.exits())).await.unwrap_or_default();
+        let (ns, id) = (&key.namespace, &key.id);
+        let execs = records.into_iter().filter(|record| !record.exec_id.is_empty());
+        let mut facts: Vec<_> = execs
+            .map(|record| {
+                let event = exit_event(ns, id, &record.exec_id, &record.exit());
+                (Fact::ExecExit { id: record.exec_id, pid: record.pid }, event)
+            })
+            .collect();
+        facts.push((Fact::Exit, exit_event(ns, id, "", exit)));
+        facts.push((Fact::Delete, delete_event(ns, id, exit)));
+        // Without a journal the task has been forgotten, and all of it told.
+        let Some(journal) = self.inner.table.journal(key) else { return };
+        for (fact, event) in facts {
+            let topic = event.topic.clone();
+            if let Err(err) = journal.tell(&self.inner.exchange, fact, event, recovered).await {
+                tracing::warn!(id, topic, %err, "event not published");
+            }
+        }
+    }
+
+    /// As [`Self::tell_the_rest`] for a task that its shim no longer knows: if it left a record of
+    /// its exit. Returns the pid of its first process, 0 for not known.
+    pub(super) async fn tell_of_record(&self, key: &Key, bundle: &Bundle) -> u32 {
+        let read = bundle.clone();
+        let records = blocking(move || Ok(read.exits())).await.unwrap_or_default();
+        if let Some(init) = records.last().filter(|record| record.exec_id.is_empty()) {
+            self.tell_the_rest(key, bundle, &init.exit(), true).await;
+            return init.pid;
+        }
+        0
     }
 
     /// Ends the shim, if it has no other task, and lets go of it.
@@ -100,15 +139,9 @@ impl Manager {
                 Shim::unknown_exit()
             }
         };
-        let exchange = &self.inner.exchange;
-        if !shim.published.exit.swap(true, Ordering::AcqRel) {
-            publish_exit(exchange, &shim.namespace, &shim.id, &exit);
-        }
-        if !shim.published.delete.swap(true, Ordering::AcqRel) {
-            publish_delete(exchange, &shim.namespace, &shim.id, &exit);
-        }
+        self.tell_the_rest(&key(shim), &shim.bundle, &exit, false).await;
         self.remove_bundle(&shim.id, &shim.bundle).await;
-        self.inner.table.forget_buried(&key(shim));
+        self.inner.table.forget_buried(&key(shim), exit.pid);
         shim.bury(exit);
     }
 }

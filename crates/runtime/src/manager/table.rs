@@ -8,10 +8,11 @@ use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result};
 use tokio::sync::watch;
 
+use crate::journal::Journal;
 use crate::shim::Shim;
 
-/// Tasks of dead shims remembered so that late events of them are not published again. A shim
-/// that is late by more than this many deaths is not late but wrong.
+/// Tasks that are gone remembered so that late events of them are not published again. A shim
+/// that is late by more than this many ends is not late but wrong.
 const BURIED_MAX: usize = 256;
 
 /// Namespace and id.
@@ -50,7 +51,10 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<Key, Entry>,
-    buried: VecDeque<Key>,
+    /// For each entry, whatever its state.
+    journals: HashMap<Key, Arc<Journal>>,
+    /// With the pid of the first process.
+    buried: VecDeque<(Key, u32)>,
     /// Set when the daemon stops: no shim is held any more.
     closed: bool,
 }
@@ -64,21 +68,28 @@ impl Table {
     ///
     /// # Errors
     /// AlreadyExists.
-    pub(super) fn reserve(self: &Table, key: &Key) -> Result<()> {
+    pub(super) fn reserve(&self, key: &Key, journal: Arc<Journal>) -> Result<()> {
         let mut state = self.state();
         if state.entries.contains_key(key) {
             return Err(Error::already_exists(format!("task {}", key.id)));
         }
-        state.buried.retain(|one| one != key);
         state.entries.insert(key.clone(), Entry::Starting);
+        state.journals.insert(key.clone(), journal);
         Ok(())
     }
 
     /// Marks a bundle found on disk; the sender is dropped when it has been dealt with.
-    pub(super) fn loading(&self, key: &Key) -> watch::Sender<()> {
+    pub(super) fn loading(&self, key: &Key, journal: Arc<Journal>) -> watch::Sender<()> {
         let (sender, receiver) = watch::channel(());
-        self.state().entries.insert(key.clone(), Entry::Loading(receiver));
+        let mut state = self.state();
+        state.entries.insert(key.clone(), Entry::Loading(receiver));
+        state.journals.insert(key.clone(), journal);
         sender
+    }
+
+    /// The journal of a task, as soon as there is the first trace of it.
+    pub(super) fn journal(&self, key: &Key) -> Option<Arc<Journal>> {
+        self.state().journals.get(key).cloned()
     }
 
     /// Shows the task.
@@ -111,21 +122,25 @@ impl Table {
 
     /// Gives the key free again.
     pub(super) fn forget(&self, key: &Key) {
-        self.state().entries.remove(key);
+        let mut state = self.state();
+        state.entries.remove(key);
+        state.journals.remove(key);
     }
 
     /// As [`Table::forget`], and remembers that the end of the task has been published.
-    pub(super) fn forget_buried(&self, key: &Key) {
+    pub(super) fn forget_buried(&self, key: &Key, pid: u32) {
         let mut state = self.state();
         state.entries.remove(key);
+        state.journals.remove(key);
         if state.buried.len() >= BURIED_MAX {
             state.buried.pop_front();
         }
-        state.buried.push_back(key.clone());
+        state.buried.push_back((key.clone(), pid));
     }
 
-    pub(super) fn was_buried(&self, key: &Key) -> bool {
-        self.state().buried.contains(key)
+    /// Whether a task of this key and a pid that `is_it` takes is gone and has been reported.
+    pub(super) fn was_buried(&self, key: &Key, is_it: impl Fn(u32) -> bool) -> bool {
+        self.state().buried.iter().any(|(buried, pid)| buried == key && is_it(*pid))
     }
 
     /// The task, after waiting for it to be found, at most `deadline`.

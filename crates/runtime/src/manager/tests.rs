@@ -200,6 +200,8 @@ impl Fixture {
         let config = Config {
             root: self.path("root"),
             state: self.path("state"),
+            sandbox_root: self.path("sandbox-root"),
+            sandbox_state: self.path("sandbox-state"),
             grpc_address: "/g".into(),
             ttrpc_address: "/g.ttrpc".into(),
             publish_binary: "/bin/true".into(),
@@ -375,6 +377,18 @@ async fn failures_keep_their_text_and_leave_nothing() {
     f.create(&manager, "c1").await.expect("created after all");
 }
 
+/// What a shim sends when the first process of a task has ended.
+fn exit_of(id: &str) -> ForwardRequest {
+    let event = TaskExit { container_id: id.into(), id: id.into(), ..Default::default() };
+    let envelope = WireEnvelope {
+        namespace: "default".into(),
+        topic: "/tasks/exit".into(),
+        event: Some(prost_types::Any::pack(&event)),
+        timestamp: None,
+    };
+    ForwardRequest { envelope: Some(envelope) }
+}
+
 #[tokio::test]
 async fn the_death_of_a_shim_is_published_once_and_cleaned_up() {
     let f = Fixture::new();
@@ -396,18 +410,8 @@ async fn the_death_of_a_shim_is_published_once_and_cleaned_up() {
 
     // The shim's own exit event, forwarded late, is old news; another task's is not.
     let service = EventService::new(manager.clone());
-    let forward = |id: &str| {
-        let event = TaskExit { container_id: id.into(), id: id.into(), ..Default::default() };
-        let envelope = WireEnvelope {
-            namespace: "default".into(),
-            topic: "/tasks/exit".into(),
-            event: Some(prost_types::Any::pack(&event)),
-            timestamp: None,
-        };
-        service.forward(Context::new(), ForwardRequest { envelope: Some(envelope) })
-    };
-    forward("c1").await.expect("taken");
-    forward("other").await.expect("taken");
+    service.forward(Context::new(), exit_of("c1")).await.expect("taken");
+    service.forward(Context::new(), exit_of("other")).await.expect("taken");
     let exit = TaskExit::decode(next(&mut events).await.event.value.as_slice()).expect("an exit");
     assert_eq!(exit.container_id, "other");
 }
@@ -438,8 +442,13 @@ async fn an_exit_that_the_shim_published_is_not_repeated() {
     let f = Fixture::new();
     let (shim, manager, mut events) = (f.listen(), f.manager(), f.events());
     f.create(&manager, "c1").await.expect("created");
-    assert!(manager.is_news(&f.namespace, &Passing::Exit("c1".into())));
+    let service = EventService::new(manager.clone());
+    for _ in 0..3 {
+        // A shim that gets no answer in time sends again.
+        service.forward(Context::new(), exit_of("c1")).await.expect("taken");
+    }
     shim.die().await;
+    assert_eq!(next(&mut events).await.topic, "/tasks/exit");
     assert_eq!(next(&mut events).await.topic, "/tasks/delete");
 }
 
@@ -553,22 +562,55 @@ async fn a_shim_that_dies_while_creating_is_cleaned_up_after() {
 }
 
 #[tokio::test]
-async fn a_deletion_cut_short_is_not_published_again() {
+async fn only_what_was_not_told_before_the_daemon_died_is_told_after() {
+    // What the journal has, and what is left to tell.
+    for (told, left) in [
+        ("", vec!["exit e1", "exit c1", "delete c1"]),
+        ("exit e1 7\n", vec!["exit c1", "delete c1"]),
+        // The same exec id, of another process.
+        ("exit e1 8\nexit\n", vec!["exit e1", "delete c1"]),
+        ("exit e1 7\nexit\ndelete\n", vec![]),
+    ] {
+        let f = Fixture::new();
+        let (shim, manager) = (f.listen(), f.manager());
+        f.create(&manager, "c1").await.expect("created");
+        manager.close();
+        shim.die().await;
+        std::fs::write(f.bundle("c1").join("told"), told).expect("written");
+        let record = r#"{"version":1,"container_id":"c1","exec_id":"e1","pid":7,"exit_status":3,
+            "exited_at_s":10,"exited_at_ns":20}"#;
+        std::fs::write(f.bundle("c1").join("exit-e1.json"), record).expect("written");
+        let mut live = f.events();
+        let second = f.manager();
+        second.loaded().await;
+        gone(&second, &f, "c1").await;
+        assert!(f.read("log").contains("delete default"));
+        // Whoever subscribes soon after the start has missed nothing.
+        let mut late = f.events();
+        for events in [&mut live, &mut late] {
+            let mut seen = Vec::new();
+            while let Ok(Some(envelope)) =
+                tokio::time::timeout(Duration::from_millis(50), events.next()).await
+            {
+                let event = envelope.expect("an event").event.value.clone();
+                seen.push(match TaskExit::decode(event.as_slice()) {
+                    Ok(exit) if !exit.id.is_empty() => format!("exit {}", exit.id),
+                    _ => "delete c1".to_owned(),
+                });
+            }
+            assert_eq!(seen, left, "told {told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_shim_does_not_tell_is_told() {
     let f = Fixture::new();
-    let (shim, manager) = (f.listen(), f.manager());
+    let (shim, manager, mut events) = (f.listen(), f.manager(), f.events());
     f.create(&manager, "c1").await.expect("created");
-    manager.close();
-    shim.die().await;
-    let bundle = manager.inner.bundles.bundle(&f.namespace, "c1");
-    assert!(bundle.has_unpublished_task());
-    bundle.mark_deleted().expect("marked");
-    let mut events = f.events();
-    let second = f.manager();
-    second.loaded().await;
-    gone(&second, &f, "c1").await;
-    assert!(f.read("log").contains("delete default"));
-    let quiet = tokio::time::timeout(Duration::from_millis(50), events.next()).await;
-    assert!(quiet.is_err(), "{quiet:?}");
+    manager.delete(&f.namespace, "c1").await.expect("deleted");
+    assert_eq!(read_death(&mut events, "c1").await, 3);
+    drop(shim);
 }
 
 #[tokio::test]

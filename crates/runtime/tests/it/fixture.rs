@@ -174,6 +174,8 @@ fn config(dir: &Path) -> Config {
     Config {
         root: dir.join("root"),
         state: dir.join("state"),
+        sandbox_root: dir.join("sandbox-root"),
+        sandbox_state: dir.join("sandbox-state"),
         grpc_address: dir.join("grpc.sock").display().to_string(),
         ttrpc_address: dir.join("events.sock").display().to_string(),
         publish_binary: "/bin/true".into(),

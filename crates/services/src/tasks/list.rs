@@ -10,6 +10,7 @@ use gantry_api::containerd::types::Metric;
 use gantry_api::containerd::v1::types::Process;
 use gantry_core::filters::{self, Adaptor, Filter};
 use gantry_errdefs::{Error, Result};
+use gantry_runtime::State;
 use gantry_runtime::plugin::Task;
 
 use crate::convert;
@@ -18,7 +19,7 @@ use crate::convert;
 /// with this many a host of hundreds answers in a handful of round trips.
 const ASKED_AT_ONCE: usize = 64;
 
-/// The states of `tasks`; one whose shim does not answer is left out.
+/// The states of `tasks`; that of one whose shim does not answer is unknown.
 pub(super) async fn processes(tasks: Vec<Arc<dyn Task>>) -> Vec<Process> {
     at_once(tasks.into_iter().map(describe).collect()).await
 }
@@ -33,11 +34,10 @@ async fn at_once<T>(asking: Vec<impl Future<Output = Option<T>>>) -> Vec<T> {
 async fn describe(task: Arc<dyn Task>) -> Option<Process> {
     match super::process(task.as_ref(), "").await {
         Ok(process) => Some(process),
+        Err(e) if e.is_not_found() => None,
         Err(e) => {
-            if !e.is_not_found() {
-                tracing::warn!(task = task.id(), error = %e, "left out of a list of tasks");
-            }
-            None
+            tracing::warn!(task = task.id(), error = %e, "no state from the shim");
+            Some(super::process_to_wire(task.id(), State::default()))
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use crate::streaming::Stream;
 
 /// How long the client may take; it may have to ask a helper or a person.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+const ANSWER_WAIT_MAX: Duration = gantry_core::deadlines::CLIENT_AUTH;
 
 /// Asks over a stream, one question at a time.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use crate::{call, stream_progress};
 use wire::{Place, Registry};
 
 /// How long a finished transfer waits for its client to read the last progress.
-const PROGRESS_WAIT_MAX: Duration = Duration::from_secs(2);
+const PROGRESS_WAIT_MAX: Duration = gantry_core::deadlines::CLIENT_PROGRESS;
 
 /// Moves images on behalf of clients.
 #[derive(Clone, Debug)]

@@ -1,0 +1,404 @@
+//! The activations there are.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gantry_core::{Context, Labels, Namespace, labels};
+use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_metadata::Db;
+use gantry_mount::{Mount, UnmountFlags, is_mount_point, mount_all, unmount_all};
+
+use crate::plan::{Step, plan, resolve};
+use crate::record::{Activation, ActiveMount, Record};
+
+/// Activations at one time: each may hold some dozens of mounts, and a kernel has 100,000.
+pub const ACTIVATIONS_MAX: usize = 4096;
+
+/// Directory of the activations below the state.
+const TARGETS: &str = "t";
+
+/// Suffix of their files.
+const SUFFIX: &str = "json";
+
+/// How often activations are looked at whose lease or container has gone. Nothing waits for it.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The label that binds an activation to a container.
+const LABEL_CONTAINER: &str = "containerd.io/gc.bref.container";
+
+type Key = (Namespace, String);
+
+/// The activations. Cheap to clone; clones share them.
+#[derive(Clone, Debug)]
+pub struct Activations {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    db: Db,
+    dir: PathBuf,
+    /// Held for map accesses, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Key, Known>,
+    /// Names at work: being made or taken away.
+    busy: HashSet<Key>,
+    /// Number of the next directory.
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    number: u64,
+    lease: Option<String>,
+    activation: Activation,
+}
+
+/// Holds a name while it is worked on.
+struct Busy<'a>(&'a Activations, Key);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.state().busy.remove(&self.1);
+    }
+}
+
+impl Activations {
+    /// Takes `state` (made if missing), with what an earlier run has activated there. Leases and
+    /// containers are looked up in `db`. Blocks.
+    ///
+    /// # Errors
+    /// The I/O error; what cannot be cleaned only warns.
+    pub fn open(state: &Path, db: Db) -> Result<Self> {
+        let dir = state.join(TARGETS);
+        fs::create_dir_all(&dir).context(|| dir.display().to_string())?;
+        let state = load(&dir)?;
+        Ok(Self { shared: Arc::new(Shared { db, dir, state: Mutex::new(state) }) })
+    }
+
+    /// Takes activations away whose lease or container has gone, until the last clone is dropped.
+    /// Must be called within a tokio runtime.
+    pub fn start(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                let Some(shared) = shared.upgrade() else { return };
+                Self { shared }.sweep().await;
+            }
+        });
+    }
+
+    /// Makes what has to be made of `mounts`, all of them if `temporary`. The activation is bound to
+    /// the lease of `ctx`, if it has one, and to the container that the label
+    /// `containerd.io/gc.bref.container` names. To its end even when the caller goes away.
+    ///
+    /// # Errors
+    /// Unimplemented when there is nothing to do, which callers rely on; AlreadyExists;
+    /// InvalidArgument for an empty name, a bad label or text that stands for nothing; NotFound for
+    /// the lease; ResourceExhausted at [`ACTIVATIONS_MAX`]; the kernel's errors. Nothing is left
+    /// then.
+    pub async fn activate(
+        &self,
+        ctx: &Context,
+        name: &str,
+        mounts: Vec<Mount>,
+        labels: Labels,
+        temporary: bool,
+    ) -> Result<Activation> {
+        let (steps, made) = plan(&mounts, temporary).context(|| format!("mount {name:?}"))?;
+        if name.is_empty() {
+            return Err(Error::invalid_argument("mount name must not be empty"));
+        }
+        labels::validate_all(&labels)?;
+        if let Some(lease) = &ctx.lease
+            && !self.has_lease(&ctx.namespace, lease).await?
+        {
+            return Err(Error::not_found(format!("lease {lease:?}: lease does not exist")));
+        }
+        let (this, ctx, name) = (self.clone(), ctx.clone(), name.to_owned());
+        detached(async move {
+            let key = (ctx.namespace.clone(), name.clone());
+            let (busy, number) = this.reserve(&key)?;
+            let dir = this.shared.dir.clone();
+            let lease = ctx.lease.clone();
+            let work = Work { dir, number, steps, made, mounts };
+            let known = blocking(move || {
+                let (active, system) = work.make()?;
+                let activation = Activation { name, active, system, labels };
+                let record = Record::new(ctx.namespace.as_str(), lease.as_deref(), &activation);
+                if let Err(err) = save(&work.dir, number, &record) {
+                    let _ = remove(&work.dir, number);
+                    return Err(err);
+                }
+                Ok(Known { number, lease, activation })
+            })
+            .await?;
+            let activation = known.activation.clone();
+            this.state().known.insert(key, known);
+            drop(busy);
+            Ok(activation)
+        })
+        .await
+    }
+
+    /// Takes an activation away: its mounts in reverse, then its directory.
+    ///
+    /// # Errors
+    /// NotFound; Unavailable while somebody is at it; the kernel's error, and then it is still there.
+    pub async fn deactivate(&self, namespace: &Namespace, name: &str) -> Result<()> {
+        let (this, key) = (self.clone(), (namespace.clone(), name.to_owned()));
+        detached(async move { this.deactivate_now(&key).await }).await
+    }
+
+    async fn deactivate_now(&self, key: &Key) -> Result<()> {
+        let (busy, number) = {
+            let mut state = self.state();
+            let known = state.known.get(key).ok_or_else(|| missing(&key.1))?;
+            let number = known.number;
+            if !state.busy.insert(key.clone()) {
+                return Err(Error::unavailable(format!("mount {:?} is being worked on", key.1)));
+            }
+            (Busy(self, key.clone()), number)
+        };
+        let dir = self.shared.dir.clone();
+        blocking(move || remove(&dir, number)).await.context(|| format!("mount {:?}", key.1))?;
+        self.state().known.remove(key);
+        drop(busy);
+        Ok(())
+    }
+
+    /// An activation.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn info(&self, namespace: &Namespace, name: &str) -> Result<Activation> {
+        let key = (namespace.clone(), name.to_owned());
+        let known = self.state().known.get(&key).map(|known| known.activation.clone());
+        known.ok_or_else(|| missing(name))
+    }
+
+    /// The activations of a namespace, by name.
+    pub fn list(&self, namespace: &Namespace) -> Vec<Activation> {
+        let state = self.state();
+        let own = state.known.iter().filter(|((ns, _), _)| ns == namespace);
+        let mut found: Vec<Activation> = own.map(|(_, known)| known.activation.clone()).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    /// Takes away what is bound to something that has gone.
+    async fn sweep(&self) {
+        let all: Vec<(Key, Known)> =
+            self.state().known.iter().map(|(key, known)| (key.clone(), known.clone())).collect();
+        for (key, known) in all {
+            match self.is_bound(&key.0, &known).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!(name = key.1, "mounts of what has gone are taken away");
+                    if let Err(err) = self.deactivate_now(&key).await {
+                        tracing::warn!(name = key.1, %err, "mounts are left until the next try");
+                    }
+                }
+                Err(err) => tracing::warn!(name = key.1, %err, "mounts not looked at"),
+            }
+        }
+    }
+
+    /// Whether something holds it: one bound to nothing lives until it is deactivated.
+    async fn is_bound(&self, namespace: &Namespace, known: &Known) -> Result<bool> {
+        let labels = &known.activation.labels;
+        let is_bref = |key: &str| {
+            key.strip_prefix(LABEL_CONTAINER)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
+        };
+        let containers: Vec<&String> =
+            labels.iter().filter(|(key, _)| is_bref(key)).map(|(_, id)| id).collect();
+        if known.lease.is_none() && containers.is_empty() {
+            return Ok(true);
+        }
+        if let Some(lease) = &known.lease
+            && self.has_lease(namespace, lease).await?
+        {
+            return Ok(true);
+        }
+        let ctx = Context::new(namespace.clone());
+        for id in containers {
+            match self.shared.db.containers().get(&ctx, id).await {
+                Err(err) if err.is_not_found() => {}
+                found => return found.map(|_| true),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn has_lease(&self, namespace: &Namespace, lease: &str) -> Result<bool> {
+        let ctx = Context::new(namespace.clone());
+        let leases = self.shared.db.leases().list(&ctx, &[]).await?;
+        Ok(leases.iter().any(|known| known.id == lease))
+    }
+
+    fn reserve(&self, key: &Key) -> Result<(Busy<'_>, u64)> {
+        let mut state = self.state();
+        if state.known.contains_key(key) || state.busy.contains(key) {
+            return Err(Error::already_exists(format!("mount {:?}", key.1)));
+        }
+        if state.known.len() + state.busy.len() >= ACTIVATIONS_MAX {
+            let text = format!("mount {:?}: {ACTIVATIONS_MAX} activations are the limit", key.1);
+            return Err(Error::resource_exhausted(text));
+        }
+        state.busy.insert(key.clone());
+        state.next += 1;
+        Ok((Busy(self, key.clone()), state.next))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Mounts to make.
+struct Work {
+    dir: PathBuf,
+    number: u64,
+    steps: Vec<Step>,
+    made: usize,
+    mounts: Vec<Mount>,
+}
+
+impl Work {
+    /// Makes them; on failure nothing is left.
+    fn make(&self) -> Result<(Vec<ActiveMount>, Vec<Mount>)> {
+        let done = self.make_all();
+        if done.is_err()
+            && let Err(err) = remove(&self.dir, self.number)
+        {
+            tracing::warn!(%err, "half-made mounts are left until the next start");
+        }
+        done
+    }
+
+    fn make_all(&self) -> Result<(Vec<ActiveMount>, Vec<Mount>)> {
+        let own = self.dir.join(self.number.to_string());
+        fs::create_dir(&own).context(|| own.display().to_string())?;
+        let (mut active, mut places) = (Vec::new(), Vec::new());
+        for (i, step) in self.steps[..self.made].iter().enumerate() {
+            let mount = resolve(step, &self.mounts, &places, &own)?;
+            let place = own.join(i.to_string());
+            fs::create_dir(&place).context(|| place.display().to_string())?;
+            // Its place here is its own: the target is for whoever makes a stack of mounts.
+            let here = Mount { target: String::new(), ..mount.clone() };
+            mount_all(&[here], &place)?;
+            places.push(place.clone());
+            let mounted_at = SystemTime::now();
+            active.push(ActiveMount { mount, mounted_at, mount_point: place });
+        }
+        let left = self.steps[self.made..].iter();
+        let system = left.map(|step| resolve(step, &self.mounts, &places, &own));
+        Ok((active, system.collect::<Result<_>>()?))
+    }
+}
+
+fn file(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number}.{SUFFIX}"))
+}
+
+fn save(dir: &Path, number: u64, record: &Record) -> Result<()> {
+    let (path, temporary) = (file(dir, number), dir.join(format!("{number}.tmp")));
+    let text = serde_json::to_vec(record)
+        .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .context(|| path.display().to_string())
+}
+
+/// Unmounts what is mounted for an activation, the last first, and removes its directory and file.
+fn remove(dir: &Path, number: u64) -> Result<()> {
+    let own = dir.join(number.to_string());
+    let mut places: Vec<(usize, PathBuf)> = match fs::read_dir(&own) {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    places.sort_unstable_by_key(|(i, _)| std::cmp::Reverse(*i));
+    for (_, place) in places {
+        unmount_all(&place, UnmountFlags::default())?;
+        // Never anything in it: should the unmount not have worked, what is mounted stays whole.
+        fs::remove_dir(&place).context(|| place.display().to_string())?;
+    }
+    match fs::remove_dir_all(&own) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(own.display(), e));
+        }
+        _ => {}
+    }
+    match fs::remove_file(file(dir, number)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir.display(), e)),
+        _ => Ok(()),
+    }
+}
+
+/// What an earlier run has left: whole activations are kept, others undone.
+fn load(dir: &Path) -> Result<State> {
+    let mut state = State::default();
+    let mut numbers = HashSet::new();
+    for entry in fs::read_dir(dir).context(|| dir.display().to_string())?.flatten() {
+        let name = entry.file_name();
+        let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str());
+        numbers.extend(stem.and_then(|stem| stem.parse::<u64>().ok()));
+    }
+    for number in numbers {
+        state.next = state.next.max(number);
+        match whole(dir, number) {
+            Some((namespace, lease, activation)) => {
+                let key = (namespace, activation.name.clone());
+                state.known.insert(key, Known { number, lease, activation });
+            }
+            None => {
+                let _ = fs::remove_file(dir.join(format!("{number}.tmp")));
+                if let Err(err) = remove(dir, number) {
+                    tracing::warn!(%err, "mounts of an earlier run are left");
+                }
+            }
+        }
+    }
+    Ok(state)
+}
+
+/// An activation of which everything is there; after a reboot no mount is.
+fn whole(dir: &Path, number: u64) -> Option<(Namespace, Option<String>, Activation)> {
+    let record: Record = serde_json::from_slice(&fs::read(file(dir, number)).ok()?).ok()?;
+    let namespace = Namespace::new(record.namespace.clone()).ok()?;
+    let lease = record.lease.clone();
+    let activation = record.activation();
+    let mounted = activation.active.iter().all(|a| is_mount_point(&a.mount_point).unwrap_or(false));
+    mounted.then_some((namespace, lease, activation))
+}
+
+fn missing(name: &str) -> Error {
+    Error::not_found(format!("mount {name:?}"))
+}
+
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|_| Err(Error::internal("mount: background work panicked")))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Error::internal("mount: file work panicked")))
+}
