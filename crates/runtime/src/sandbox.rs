@@ -21,6 +21,7 @@ use crate::binary::{Binary, Versions};
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{Bundle, Bundles};
 use crate::config::Config;
+use crate::launch::Launched;
 use crate::log::LogReader;
 use crate::manager::{blocking, connect};
 use crate::shim::NAMESPACE_KEY;
@@ -208,7 +209,9 @@ impl Sandboxes {
         let log = LogReader::open(&bundle.log(), &key.1)?;
         let config = &self.inner.config;
         let binary = Binary { config, program, namespace: &key.0, id: &key.1, bundle };
-        let bootstrap = binary.start(&self.inner.versions, start_options).await?;
+        // By the verb: containers of the pod join this shim later.
+        let Launched { bootstrap, .. } =
+            binary.start(&self.inner.versions, start_options, false).await?;
         let (saved, at) = (bootstrap.clone(), bundle.path.clone());
         blocking(move || saved.save(&at)).await?;
         if bootstrap.version < VERSION_MIN {
