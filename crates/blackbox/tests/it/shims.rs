@@ -79,10 +79,16 @@ fn root_our_shim_is_started_by_one_exec_and_cannot_be_written_to() {
     let [shim] = &children[..] else { panic!("the daemon's children: {children:?}") };
     let name = std::fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
     assert_eq!(name, "containerd-shim\n");
-    let program = std::fs::OpenOptions::new().write(true).open(format!("/proc/{shim}/exe"));
-    let refused = program.expect_err("its program is on a read-only mount").raw_os_error();
-    const EROFS: i32 = 30;
-    assert_eq!(refused, Some(EROFS));
+    // As a container would do it that sees the process: keep the program open until nobody runs it.
+    let program = std::fs::File::open(format!("/proc/{shim}/exe")).unwrap();
     rig.remove("c1");
+    eventually("the shim's end", || {
+        let alive = std::path::Path::new("/proc").join(shim).exists();
+        if alive { Err("it lives".to_owned()) } else { Ok(()) }
+    });
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+    let refused = std::fs::OpenOptions::new().write(true).open(path).expect_err("read-only");
+    const EROFS: i32 = 30;
+    assert_eq!(refused.raw_os_error(), Some(EROFS));
     rig.daemon.assert_clean();
 }
