@@ -26,7 +26,10 @@ impl Session {
             embed(global).await?
         } else {
             let address = global.address.clone().unwrap_or_else(|| default_address(program).into());
-            let mut builder = Client::builder(address).connect_timeout(global.connect_timeout);
+            // A daemon that went away is waited for no longer than one that is not there yet.
+            let mut builder = Client::builder(address)
+                .connect_timeout(global.connect_timeout)
+                .reconnect_patience(global.connect_timeout);
             if !global.timeout.is_zero() {
                 builder = builder.timeout(global.timeout);
             }

@@ -138,8 +138,7 @@ fn spawn(
         .arg0(binary.program)
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
+        .stderr(Stdio::null());
     let mut child = command.spawn().map_err(|err| {
         Error::unknown(format!("failed to start shim: {}: {err}", binary.program.display()))
             .with_source(err)

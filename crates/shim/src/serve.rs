@@ -36,6 +36,9 @@ pub(crate) fn serve(args: &Args, slots: Slots) -> Result<()> {
     if let Err(err) = rustix::thread::set_name(c"containerd-shim") {
         warning!("name of the process: {err}");
     }
+    // Out of the daemon's session: when it dies, the kernel would hang up and wake what is stopped
+    // there. One that `start` made leads a group already, and has been left by its parent.
+    let _ = rustix::process::setsid();
     let listener = take_listener()?;
     run(args, slots, listener, None)
 }

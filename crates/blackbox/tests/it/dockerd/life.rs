@@ -79,56 +79,56 @@ fn root_docker_attaches_waits_stops_and_updates() {
     // Attached later: what comes from then on, and the exit code.
     let script = "while ! test -e /go; do sleep 0.1; done; echo went; exit 6";
     let runtime = ["--runtime=io.containerd.runc.v2"];
-    docker.detached("c1", &runtime, &["sh", "-c", script]);
+    docker.detached("n1", &runtime, &["sh", "-c", script]);
     let attach = Command::new(system_program("docker"))
-        .args(["-H", &docker.host(), "attach", "--no-stdin", "c1"])
+        .args(["-H", &docker.host(), "attach", "--no-stdin", "n1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     eventually_within(START_TIMEOUT, "docker is attached", || {
-        let events = docker.events("c1");
+        let events = docker.events("n1");
         if events.contains(&"attach".to_owned()) { Ok(()) } else { Err(events.join(" ")) }
     });
-    docker.ok(&["exec", "c1", "touch", "/go"]);
+    docker.ok(&["exec", "n1", "touch", "/go"]);
     let attached = attach.wait_with_output().unwrap();
     assert_eq!((attached.stdout.as_slice(), attached.status.code()), (&b"went\n"[..], Some(6)));
-    assert_eq!(docker.ok(&["wait", "c1"]).trim(), "6");
-    assert_eq!(docker.ok(&["logs", "c1"]), "went\n");
-    let events = docker.events("c1");
+    assert_eq!(docker.ok(&["wait", "n1"]).trim(), "6");
+    assert_eq!(docker.ok(&["logs", "n1"]), "went\n");
+    let events = docker.events("n1");
     let order: Vec<_> = events.iter().filter(|e| !e.starts_with("exec")).collect();
     assert_eq!(order, ["create", "start", "attach", "die"], "{events:?}");
     assert!(events.iter().any(|e| e.starts_with("exec_die")), "{events:?}");
 
     // Stop: the signal first, the kill after the grace.
     let stops = "trap 'exit 3' TERM; while :; do sleep 0.1; done";
-    docker.detached("c2", &[], &["sh", "-c", stops]);
-    docker.detached("c3", &[], &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]);
-    docker.ok(&["stop", "-t", "30", "c2"]);
-    docker.ok(&["stop", "-t", "1", "c3"]);
-    assert_eq!(docker.state("c2").trim(), "exited 3");
-    assert_eq!(docker.state("c3").trim(), "exited 137");
-    docker.ok(&["start", "c2"]);
-    docker.ok(&["kill", "-s", "TERM", "c2"]);
-    docker.until("c2", "exited 3");
+    docker.detached("n2", &[], &["sh", "-c", stops]);
+    docker.detached("n3", &[], &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]);
+    docker.ok(&["stop", "-t", "30", "n2"]);
+    docker.ok(&["stop", "-t", "1", "n3"]);
+    assert_eq!(docker.state("n2").trim(), "exited 3");
+    assert_eq!(docker.state("n3").trim(), "exited 137");
+    docker.ok(&["start", "n2"]);
+    docker.ok(&["kill", "-s", "TERM", "n2"]);
+    docker.until("n2", "exited 3");
 
     // Update reaches the cgroup of what runs.
-    docker.detached("c4", &["--memory=32m"], &["sleep", "1000"]);
-    docker.ok(&["update", "--memory=64m", "--memory-swap=64m", "c4"]);
+    docker.detached("n4", &["--memory=32m"], &["sleep", "1000"]);
+    docker.ok(&["update", "--memory=64m", "--memory-swap=64m", "n4"]);
     let limits = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null \
                   || cat /sys/fs/cgroup/memory.max";
-    assert_eq!(docker.ok(&["exec", "c4", "sh", "-c", limits]).trim(), (64 << 20).to_string());
+    assert_eq!(docker.ok(&["exec", "n4", "sh", "-c", limits]).trim(), (64 << 20).to_string());
 
     // A container that eats its memory is reported so.
     let small = ["--memory=16m", "--memory-swap=16m"];
-    docker.detached("c5", &small, &["sh", "-c", "tail /dev/zero"]);
-    docker.until("c5", "exited 137");
-    assert_eq!(docker.inspect("c5", "{{.State.OOMKilled}}"), "true");
-    let events = docker.events("c5");
+    docker.detached("n5", &small, &["sh", "-c", "tail /dev/zero"]);
+    docker.until("n5", "exited 137");
+    assert_eq!(docker.inspect("n5", "{{.State.OOMKilled}}"), "true");
+    let events = docker.events("n5");
     let at = |name: &str| events.iter().position(|e| e == name);
     assert!(at("oom").is_some() && at("oom") < at("die"), "{events:?}");
 
-    docker.ok(&["rm", "-f", "c1", "c2", "c3", "c4", "c5"]);
+    docker.ok(&["rm", "-f", "n1", "n2", "n3", "n4", "n5"]);
     docker.kill();
     daemon.assert_clean();
 }

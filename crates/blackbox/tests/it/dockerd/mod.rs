@@ -124,7 +124,8 @@ impl Dockerd {
         assert!(output.status.success(), "{command:?}: {stderr}\n{}", self.log());
     }
 
-    /// What happened to a container so far.
+    /// What happened to a container so far. Its name must not look like the start of an ID, or
+    /// docker shows those containers as well.
     fn events(&self, name: &str) -> Vec<String> {
         let (only, now) = (format!("container={name}"), soon());
         let all = ["events", "--since", "1h", "--until", &now, "--format", "{{.Action}}"];
