@@ -1,6 +1,7 @@
 //! Pull, push, tag, import and export by the daemon's transfer service.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use gantry_api::Payload;
 use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
@@ -15,6 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::client::{handle, service};
 use crate::convert::{descriptor, label_map, platform_out, status};
 use crate::streams::MessageStream;
+
+/// How long the last steps of a transfer that is done may take to arrive. A daemon that leaves the
+/// stream open costs this much.
+const LAST_STEPS_PATIENCE: Duration = Duration::from_secs(1);
 
 handle! {
     /// The transfer service. Daemons before 1.7 have none and answer Unimplemented.
@@ -379,8 +384,6 @@ impl Transfer {
                     progress(step_of(step));
                 }
             }
-            // No more steps; the call's answer ends the transfer.
-            std::future::pending::<()>().await;
         };
         let answer = async {
             match auth {
@@ -388,11 +391,20 @@ impl Transfer {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            done = call => done.map(|_| ()).map_err(status),
-            () = follow => Ok(()),
-            () = answer => Ok(()),
+        tokio::pin!(call, follow, answer);
+        let mut followed = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut call => break done.map(|_| ()).map_err(status),
+                () = &mut follow, if !followed => followed = true,
+                () = &mut answer => {}
+            }
+        };
+        if done.is_ok() && !followed {
+            // Sent before the answer, on another stream: it may arrive after it.
+            let _ = tokio::time::timeout(LAST_STEPS_PATIENCE, follow).await;
         }
+        done
     }
 }
 

@@ -186,9 +186,9 @@ async fn what_expires_goes_by_itself_while_nothing_happens() {
     assert!(w.has_blob(&ctx, &blob).await);
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if !w.stored(&blob).await {
+        // The first run is that of the start; one is counted when it ends.
+        if !w.stored(&blob).await && w.db.gc().totals().succeeded >= 2 {
             assert_eq!(w.db.leases().list(&ctx, &[]).await.unwrap(), []);
-            assert!(w.db.gc().totals().succeeded >= 2);
             return;
         }
     }

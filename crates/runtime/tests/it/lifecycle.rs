@@ -177,8 +177,9 @@ async fn an_exit_while_the_daemon_is_down_is_kept(shim: Shim) {
     let state = task.state("").await.expect("a state");
     assert_eq!((state.status, state.exit_status), (Status::Stopped, 9));
     let exited_at = state.exited_at.expect("a time");
-    let off = ended.duration_since(exited_at).unwrap_or_default();
-    assert!(exited_at <= ended && off < std::time::Duration::from_millis(500), "{off:?}");
+    // A shim may take the time after it has reaped the process, which we saw go.
+    let off = ended.duration_since(exited_at).unwrap_or_else(|later| later.duration());
+    assert!(off < std::time::Duration::from_millis(500), "{off:?}");
     if matches!(shim, Shim::Ours) {
         // Debian's gives its event up after a while; ours keeps it for the next daemon.
         let exit = exit_of(&*until(&mut events, "/tasks/exit").await);
