@@ -11,7 +11,6 @@ mod attach;
 mod cli;
 mod cmd;
 mod labels;
-mod local_pull;
 mod output;
 mod progress;
 mod raw_terminal;

@@ -10,6 +10,10 @@ use gantry_core::{Descriptor, Digest, Labels, media_types, platforms};
 use gantry_errdefs::{Error, Result};
 use prost::Message as _;
 
+use crate::checkpoint_image::{
+    CRIU_MEDIA_TYPE, IMAGE_ANNOTATION, RUNTIME_ANNOTATION, SNAPSHOTTER_ANNOTATION, SPEC_MEDIA_TYPE,
+    changes, index_of, write_index,
+};
 use crate::client::Client;
 use crate::containers::{Container, ContainerRecord};
 use crate::convert::{any, any_out};
@@ -18,19 +22,13 @@ use crate::images::ImageRecord;
 use crate::process::ProcessStatus;
 use crate::tasks::{CheckpointOptions, Task};
 
-/// Media types of an index's parts.
-const TASK: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
-const SPEC: &str = "application/vnd.containerd.container.checkpoint.config.v1+proto";
+/// Media types of an index's parts, besides memory and spec.
 const OPTIONS: &str = "application/vnd.containerd.container.checkpoint.options.v1+proto";
 const RUNTIME_OPTIONS: &str =
     "application/vnd.containerd.container.checkpoint.runtime.options+proto";
 
-/// Annotations of an index.
+/// The image's name in a container's checkpoint; that of a task alone has [`IMAGE_ANNOTATION`].
 const IMAGE_NAME: &str = "org.opencontainers.image.ref.name";
-const RUNTIME_NAME: &str = "io.containerd.checkpoint.runtime";
-const SNAPSHOTTER_NAME: &str = "io.containerd.checkpoint.snapshotter";
-/// The same as the first, where the checkpoint is of a task alone.
-const TASK_IMAGE_NAME: &str = "image.name";
 
 /// Marks images that are checkpoints of tasks.
 const CHECKPOINT_LABEL: &str = "containerd.io/checkpoint";
@@ -73,7 +71,7 @@ impl Task {
                 parts.descriptors = self.checkpoint_under(guard.client(), options).await?;
                 if !record.image.is_empty() {
                     parts.add_image(&record.image).await?;
-                    parts.annotate(TASK_IMAGE_NAME, &record.image);
+                    parts.annotate(IMAGE_ANNOTATION, &record.image);
                 }
                 parts.add_rw(&record).await
             })
@@ -170,7 +168,7 @@ impl Client {
     /// # Errors
     /// NotFound when it has none.
     pub async fn checkpoint_of(&self, image: &ImageRecord) -> Result<Descriptor> {
-        part(&self.index(image).await?, TASK, image)
+        part(&self.index(image).await?, CRIU_MEDIA_TYPE, image)
     }
 
     async fn index(&self, image: &ImageRecord) -> Result<Index> {
@@ -189,12 +187,12 @@ impl Client {
             let missing = || Error::not_found(format!("image {:?}: annotation {key}", image.name));
             index.annotations.get(key).filter(|v| !v.is_empty()).cloned().ok_or_else(missing)
         };
-        let spec = self.message(&part(&index, SPEC, image)?).await?;
+        let spec = self.message(&part(&index, SPEC_MEDIA_TYPE, image)?).await?;
         let options = match part(&index, RUNTIME_OPTIONS, image) {
             Ok(options) => Some(any(self.message(&options).await?)),
             Err(_) => None,
         };
-        let (name, snapshotter) = (annotation(IMAGE_NAME)?, annotation(SNAPSHOTTER_NAME)?);
+        let (name, snapshotter) = (annotation(IMAGE_NAME)?, annotation(SNAPSHOTTER_ANNOTATION)?);
         let base = self.resolve_image(&name, None).await?;
         let snapshots = self.snapshots(&snapshotter);
         let mounts = snapshots.prepare(id, base.chain_id().as_str(), Labels::new()).await?;
@@ -204,7 +202,11 @@ impl Client {
                 self.diff().apply(&layer, &mounts).await?;
             }
             let builder = self.container_builder(id).image(name).snapshot(&snapshotter, id);
-            builder.runtime(annotation(RUNTIME_NAME)?, options).raw_spec(any(spec)).create().await
+            builder
+                .runtime(annotation(RUNTIME_ANNOTATION)?, options)
+                .raw_spec(any(spec))
+                .create()
+                .await
         };
         let made = rest.await;
         if made.is_err() {
@@ -255,8 +257,8 @@ impl<'a> Parts<'a> {
         parts: CheckpointParts,
     ) -> Result<()> {
         self.annotate(IMAGE_NAME, &record.image);
-        self.annotate(RUNTIME_NAME, &record.runtime.name);
-        self.annotate(SNAPSHOTTER_NAME, &record.snapshotter);
+        self.annotate(RUNTIME_ANNOTATION, &record.runtime.name);
+        self.annotate(SNAPSHOTTER_ANNOTATION, &record.snapshotter);
         if let Some(options) = &record.runtime.options {
             self.add_message(RUNTIME_OPTIONS, &any_out(options)).await?;
         }
@@ -287,20 +289,9 @@ impl<'a> Parts<'a> {
         if record.snapshot_key.is_empty() {
             return Ok(());
         }
-        let snapshots = self.client.snapshots(&record.snapshotter);
-        let parent = snapshots.stat(&record.snapshot_key).await?.parent;
-        let view = format!("checkpoint-{}-{}", record.id, fastrand::u64(..));
-        let lower = snapshots.view(&view, &parent, Labels::new()).await?;
-        let stored = async {
-            let upper = snapshots.mounts(&record.snapshot_key).await?;
-            let reference = format!("checkpoint-rw-{}", record.snapshot_key);
-            let options = DiffOptions { reference, ..DiffOptions::default() };
-            self.client.diff().diff(&lower, &upper, options).await
-        };
-        let stored = stored.await;
-        let removed = snapshots.remove(&view).await;
-        let stored = stored?;
-        removed?;
+        let reference = format!("checkpoint-rw-{}", record.snapshot_key);
+        let options = DiffOptions { reference, ..DiffOptions::default() };
+        let stored = changes(self.client, record, options).await?;
         self.add(stored);
         Ok(())
     }
@@ -319,17 +310,8 @@ impl<'a> Parts<'a> {
             (format!("containerd.io/gc.ref.content.{n}"), part.digest.to_string())
         });
         let blob_labels: Labels = referred.collect();
-        let index = Index {
-            schema_version: 2,
-            media_type: media_types::OCI_INDEX.to_owned(),
-            manifests: self.descriptors,
-            annotations: self.annotations,
-        };
-        let text = serde_json::to_vec(&index)
-            .map_err(|e| Error::internal(format!("index of a checkpoint: {e}")))?;
-        let bytes = Bytes::from(text);
-        let target = Descriptor::new(media_types::OCI_INDEX, Digest::of(&bytes), size(&bytes));
-        self.client.content().write_blob(&target, bytes, &blob_labels).await?;
+        let index = index_of(self.descriptors, self.annotations);
+        let target = write_index(self.client, &index, &blob_labels).await?;
         let mut image = ImageRecord::new(name, target);
         image.labels = labels;
         self.client.images().create(&image).await

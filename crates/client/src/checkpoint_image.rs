@@ -25,12 +25,13 @@ use crate::tasks::{CheckpointOptions, Task};
 pub const CRIU_MEDIA_TYPE: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
 
 /// Media type of the spec of a checkpoint: an encoded `google.protobuf.Any`.
-const SPEC_MEDIA_TYPE: &str = "application/vnd.containerd.container.checkpoint.config.v1+proto";
+pub(crate) const SPEC_MEDIA_TYPE: &str =
+    "application/vnd.containerd.container.checkpoint.config.v1+proto";
 
 /// Annotations of the index, by which a container is made again.
-const IMAGE_ANNOTATION: &str = "image.name";
-const RUNTIME_ANNOTATION: &str = "io.containerd.checkpoint.runtime";
-const SNAPSHOTTER_ANNOTATION: &str = "io.containerd.checkpoint.snapshotter";
+pub(crate) const IMAGE_ANNOTATION: &str = "image.name";
+pub(crate) const RUNTIME_ANNOTATION: &str = "io.containerd.checkpoint.runtime";
+pub(crate) const SNAPSHOTTER_ANNOTATION: &str = "io.containerd.checkpoint.snapshotter";
 
 /// How a checkpoint becomes an image.
 #[derive(Clone, Debug, Default)]
@@ -123,46 +124,56 @@ impl Task {
             parts.push(Descriptor { platform: Some(platforms::default()), ..manifest });
         }
         if !options.without_changes && !container.snapshot_key.is_empty() {
-            let changes = changes(client, &container).await?;
+            let changes = changes(client, &container, DiffOptions::default()).await?;
             parts.push(Descriptor { platform: Some(platforms::default()), ..changes });
         }
         let name = options.name.unwrap_or_else(|| {
             let now = timestamp::format(SystemTime::now());
             format!("containerd.io/checkpoint/{}:{}", container.id, now.replace([':', '.'], "-"))
         });
-        let target = write_index(client, parts, annotations).await?;
+        let index = index_of(parts, annotations);
+        let labels = gc_labels(&Document::Index(index.clone()));
+        let target = write_index(client, &index, &labels).await?;
         client.images().create(&ImageRecord::new(name, target)).await
     }
 }
 
 /// What a container changed of its root filesystem, stored as a layer.
-async fn changes(client: &Client, container: &ContainerRecord) -> Result<Descriptor> {
+pub(crate) async fn changes(
+    client: &Client,
+    container: &ContainerRecord,
+    options: DiffOptions,
+) -> Result<Descriptor> {
     let snapshots = client.snapshots(&container.snapshotter);
     let upper = snapshots.mounts(&container.snapshot_key).await?;
     let parent = snapshots.stat(&container.snapshot_key).await?.parent;
     let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(12).collect();
     let key = format!("checkpoint-{random} {}", container.id);
     let lower = snapshots.view(&key, &parent, Labels::new()).await?;
-    let stored = client.diff().diff(&lower, &upper, DiffOptions::default()).await;
+    let stored = client.diff().diff(&lower, &upper, options).await;
     let removed = snapshots.remove(&key).await;
     let stored = stored?;
     removed?;
     Ok(stored)
 }
 
-async fn write_index(
-    client: &Client,
-    manifests: Vec<Descriptor>,
-    annotations: BTreeMap<String, String>,
-) -> Result<Descriptor> {
+/// The index of a checkpoint's parts.
+pub(crate) fn index_of(manifests: Vec<Descriptor>, annotations: BTreeMap<String, String>) -> Index {
     let media_type = media_types::OCI_INDEX.to_owned();
-    let index = Index { schema_version: 2, media_type, manifests, annotations };
-    let bytes = serde_json::to_vec(&index)
+    Index { schema_version: 2, media_type, manifests, annotations }
+}
+
+/// Stores an index; `labels` keep what it names.
+pub(crate) async fn write_index(
+    client: &Client,
+    index: &Index,
+    labels: &Labels,
+) -> Result<Descriptor> {
+    let bytes = serde_json::to_vec(index)
         .map_err(|e| Error::internal(format!("encoding a checkpoint's index: {e}")))?;
     let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
     let target = Descriptor::new(media_types::OCI_INDEX, Digest::of(&bytes), size);
-    let labels = gc_labels(&Document::Index(index));
-    client.content().write_blob(&target, bytes.into(), &labels).await?;
+    client.content().write_blob(&target, bytes.into(), labels).await?;
     Ok(target)
 }
 

@@ -60,6 +60,19 @@ impl Client {
         })
     }
 
+    /// Pulls by this program, whatever the daemon could do, as `options` say otherwise. It is tried
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Self::pull`]; Unavailable when the daemon goes away.
+    pub async fn pull_local(
+        &self,
+        options: &PullOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        local::pull(self, options, progress).await
+    }
+
     /// Pushes an image. Goes on when the daemon goes away and comes back.
     ///
     /// # Errors

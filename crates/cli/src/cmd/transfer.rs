@@ -11,7 +11,7 @@ use crate::progress::Display;
 use crate::registry_flags::RegistryFlags;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
-use crate::{labels, local_pull, output};
+use crate::{labels, output};
 
 /// A platform on the command line.
 pub(crate) fn parse_platform(text: &str) -> Result<Platform, String> {
@@ -133,9 +133,7 @@ impl PullFlags {
         match pulled {
             // A daemon without the transfer service.
             Err(e) if e.is_unimplemented() => {
-                let limit = self.max_concurrent_downloads;
-                let step = |step| display.step(&step);
-                local_pull::pull(&session.client, &options, limit, step).await?;
+                session.client.pull_local(&options, |step| display.step(&step)).await?;
             }
             other => other?,
         }

@@ -35,23 +35,25 @@ const STEPS_QUEUED_MAX: usize = 64;
 /// Indexes within indexes are followed this deep.
 const INDEX_DEPTH_MAX: usize = 4;
 
-/// A resolver that goes by `registry`.
-fn resolver(registry: &RegistryOptions) -> Resolver {
-    let config_dirs = match registry.hosts_dir.as_str() {
-        "" => Vec::new(),
-        dir => vec![PathBuf::from(dir)],
-    };
-    let hosts = Hosts::new(HostsOptions {
-        config_dirs,
-        plain_http: registry.plain_http.then_some(true),
-        header: registry.headers.clone(),
-        ..HostsOptions::default()
-    });
-    let credentials: Arc<dyn Credentials> = match &registry.credentials {
-        None => Arc::new(Anonymous),
-        Some(given) => Arc::new(Given(given.clone())),
-    };
-    Resolver::new(ResolverOptions { hosts, credentials })
+impl RegistryOptions {
+    /// A resolver that goes by these options, for this program's own requests.
+    pub fn resolver(&self) -> Resolver {
+        let config_dirs = match self.hosts_dir.as_str() {
+            "" => Vec::new(),
+            dir => vec![PathBuf::from(dir)],
+        };
+        let hosts = Hosts::new(HostsOptions {
+            config_dirs,
+            plain_http: self.plain_http.then_some(true),
+            header: self.headers.clone(),
+            ..HostsOptions::default()
+        });
+        let credentials: Arc<dyn Credentials> = match &self.credentials {
+            None => Arc::new(Anonymous),
+            Some(given) => Arc::new(Given(given.clone())),
+        };
+        Resolver::new(ResolverOptions { hosts, credentials })
+    }
 }
 
 /// The platforms that a caller asked for; this machine's when there are none.

@@ -10,7 +10,7 @@ use gantry_core::{Descriptor, Labels};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::Repository;
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher, resolver};
+use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher};
 use crate::checkpoint_image::gc_labels;
 use crate::client::Client;
 use crate::content::WriterOptions;
@@ -35,7 +35,7 @@ pub(crate) async fn pull(
     progress: impl FnMut(Progress),
 ) -> Result<()> {
     let reference = Reference::parse(&options.reference)?;
-    let repository = resolver(&options.registry).repository(&reference).await?;
+    let repository = options.registry.resolver().repository(&reference).await?;
     let guard = client.leases().guard().await?;
     let leased = guard.client().clone();
     let work = |steps| {

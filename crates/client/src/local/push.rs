@@ -12,7 +12,7 @@ use gantry_core::reference::Reference;
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, Repository};
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher, resolver};
+use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher};
 use crate::client::Client;
 use crate::content::Content;
 use crate::transfer::{Progress, PushOptions};
@@ -40,7 +40,7 @@ pub(crate) async fn push(
     progress: impl FnMut(Progress),
 ) -> Result<()> {
     let reference = Reference::parse(&options.reference)?;
-    let repository = resolver(&options.registry).repository(&reference).await?;
+    let repository = options.registry.resolver().repository(&reference).await?;
     let record = client.images().get(&options.image).await?;
     let top = if options.platforms.is_empty() {
         record.target

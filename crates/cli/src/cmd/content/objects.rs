@@ -13,9 +13,9 @@ use gantry_core::{Descriptor, Digest, Digester, media_types};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, Repository};
 
+use crate::output;
 use crate::registry_flags::RegistryFlags;
 use crate::session::Session;
-use crate::{local_pull, output};
 
 /// Manifests and indexes that are looked through for a blob; more is no image.
 const DOCUMENTS_MAX: usize = 1024;
@@ -129,7 +129,7 @@ impl BlobSource for Stored {
 
 async fn open(registry: &RegistryFlags, reference: &str) -> Result<Repository> {
     let reference = Reference::parse(reference)?;
-    local_pull::resolver(&registry.options()?).repository(&reference).await
+    registry.options()?.resolver().repository(&reference).await
 }
 
 fn is_document(media_type: &str) -> bool {
