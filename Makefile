@@ -29,7 +29,7 @@ demo: deps build
 # a build of the programs alone would build most crates twice, with other features.
 test: deps lint
 	$(CARGO) test --workspace --no-run
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 	scripts/demo.sh target/debug
 
 # The power-cut test at length; prints the seed that repeats its choices.

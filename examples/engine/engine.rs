@@ -28,6 +28,9 @@ pub(crate) struct Engine {
     client: OnceLock<Client>,
     /// Held while a container's record is read and written.
     store: Mutex<Store>,
+    /// Held while an ended task is deleted: a stop and the event of the exit come to that together,
+    /// and of two deletions at once containerd answers one with whatever its shim's end looks like.
+    deletion: Mutex<()>,
     events: broadcast::Sender<String>,
     own: Weak<Engine>,
 }
@@ -42,6 +45,7 @@ impl Engine {
             dir: dir.to_owned(),
             client: OnceLock::new(),
             store: Mutex::new(store),
+            deletion: Mutex::default(),
             events: broadcast::channel(EVENTS_BEHIND_MAX).0,
             own: own.clone(),
         });
@@ -229,7 +233,10 @@ impl Engine {
 
     /// Removes a task that is over. Whoever does it, the event or a restore, deals with the end.
     async fn finish(&self, name: &str, task: &Task) -> Result<()> {
-        match task.delete().await {
+        let deletion = self.deletion.lock().await;
+        let deleted = task.delete().await;
+        drop(deletion);
+        match deleted {
             Ok(exit) => self.ended(name, exit.code).await,
             Err(e) => gone_is_fine(Err(e)),
         }

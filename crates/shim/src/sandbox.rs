@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use gantry_api::containerd::runtime::sandbox::v1 as api;
 use gantry_api::containerd::runtime::sandbox::v1::sandbox_ttrpc::Sandbox;
@@ -19,6 +19,10 @@ use tokio::sync::Notify;
 
 use crate::clock::timestamp;
 use crate::task::Shim;
+
+/// Killed containers are gone by then, unless the kernel cannot end them; for callers that set no
+/// limit of their own.
+const KILLED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The one sandbox a shim can be.
 #[derive(Debug)]
@@ -126,7 +130,11 @@ impl Sandbox for SandboxService {
         r: api::StopSandboxRequest,
     ) -> Result<api::StopSandboxResponse> {
         self.with(&r.sandbox_id, |_| ())?;
-        self.shim.kill_containers().await;
+        let patience = match r.timeout_secs {
+            0 => KILLED_DEADLINE,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        self.shim.kill_containers(patience).await;
         self.end(&r.sandbox_id)?;
         Ok(api::StopSandboxResponse {})
     }
@@ -185,7 +193,7 @@ impl Sandbox for SandboxService {
         r: api::ShutdownSandboxRequest,
     ) -> Result<api::ShutdownSandboxResponse> {
         self.with(&r.sandbox_id, |_| ())?;
-        self.shim.kill_containers().await;
+        self.shim.kill_containers(KILLED_DEADLINE).await;
         self.end(&r.sandbox_id)?;
         self.shim.set_sandboxed(false);
         self.shim.stop.notify_one();

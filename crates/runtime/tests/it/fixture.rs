@@ -146,6 +146,18 @@ impl Fixture {
         found
     }
 
+    /// The one shim among them: what runc leaves for a moment carries the namespace's name too.
+    pub(crate) fn shim(&self) -> rustix::process::Pid {
+        let is_shim = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let program = line.split(|b| *b == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(program).contains("containerd-shim")
+        };
+        let found: Vec<_> = self.shims().into_iter().filter(is_shim).collect();
+        assert_eq!(found.len(), 1, "one shim: {found:?}");
+        rustix::process::Pid::from_raw(found[0]).expect("a pid")
+    }
+
     /// Whether anything is left of the task `id`.
     pub(crate) fn assert_clean(&self, id: &str) {
         assert!(!self.bundle(id).exists(), "bundle");

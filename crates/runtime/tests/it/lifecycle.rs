@@ -137,13 +137,31 @@ async fn what_cannot_run_leaves_nothing(shim: Shim) {
     f.assert_clean("c5");
 }
 
+/// Waits until every thread of `pid` has stopped: the signal is sent to one of them, and the others
+/// run on for a moment, in which a shim of many threads can still answer.
+async fn until_stopped(pid: rustix::process::Pid) {
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let stopped = || {
+        let threads = std::fs::read_dir(&tasks).expect("threads").flatten();
+        let stats = threads.filter_map(|t| std::fs::read_to_string(t.path().join("stat")).ok());
+        stats.into_iter().all(|stat| stat.contains(") T "))
+    };
+    let wait = async {
+        while !stopped() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("stopped in time");
+}
+
 async fn a_frozen_shim_is_degraded_and_kept(shim: Shim) {
     let (mut f, manager) = Fixture::new(shim);
     let task = f.create(&manager, "c6", "busybox sleep 1000").await.expect("created");
     task.start("").await.expect("started");
-    let shim = rustix::process::Pid::from_raw(f.shims()[0]).expect("a pid");
+    let shim = f.shim();
     let signal = |signal| rustix::process::kill_process(shim, signal).expect("signalled");
     signal(rustix::process::Signal::STOP);
+    until_stopped(shim).await;
     assert!(task.state("").await.expect_err("frozen").is_deadline_exceeded());
     assert!(task.is_degraded());
     drop(task);

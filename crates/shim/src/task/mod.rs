@@ -121,8 +121,9 @@ impl Shim {
         self.sandboxed.store(is, Ordering::Relaxed);
     }
 
-    /// Kills every process of every container; they are reported and deleted as ever.
-    pub(crate) async fn kill_containers(&self) {
+    /// Kills every process of every container and waits for the ends of the containers, `patience` at
+    /// most; they are reported and deleted as ever.
+    pub(crate) async fn kill_containers(&self, patience: Duration) {
         let all: Vec<Arc<Container>> = (self.containers().values())
             .filter_map(|entry| match entry {
                 Entry::Ready(container) => Some(container.clone()),
@@ -136,6 +137,15 @@ impl Shim {
             {
                 crate::log::warning!("container {}: {err}", container.id);
             }
+        }
+        // Who asked deletes them next, which takes containers that have ended.
+        let ended = async {
+            for container in &all {
+                container.init.wait().await;
+            }
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            crate::log::warning!("containers of the sandbox are killed, and still there");
         }
     }
 

@@ -49,7 +49,9 @@ async fn between_record_and_directory_of_a_remove() {
     drop(place.overlay());
     // One crash before the rename, one half way through the deletion.
     fs::create_dir_all(place.root().join("snapshots/1/fs/full")).unwrap();
-    fs::create_dir_all(place.root().join("snapshots/.removed-2/fs/full")).unwrap();
+    // Whole at once: the first one's deleting thread may still be at work.
+    fs::create_dir_all(place.root().join("half/fs/full")).unwrap();
+    fs::rename(place.root().join("half"), place.root().join("snapshots/.removed-2")).unwrap();
     let sn = place.overlay();
     place.no_dirs_soon().await;
     assert!(names(&sn).await.is_empty());
