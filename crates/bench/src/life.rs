@@ -190,9 +190,26 @@ async fn remove(client: &Client, id: &str, calls: &mut Calls) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn kill_and_remove(client: &Client, id: &str) -> Result<()> {
+/// Kills the init.
+pub(crate) async fn kill(client: &Client, id: &str) -> Result<()> {
     let request = tasks::KillRequest { container_id: id.into(), signal: 9, ..Default::default() };
     client.tasks().kill(client.request(request)).await?;
+    Ok(())
+}
+
+/// Removes what is still there of a container whose task somebody else may have deleted.
+pub(crate) async fn forget(client: &Client, id: &str) {
+    let request = tasks::DeleteTaskRequest { container_id: id.into() };
+    let _ = client.tasks().delete(client.request(request)).await;
+    let request = containers::DeleteContainerRequest { id: id.into() };
+    let _ = client.containers().delete(client.request(request)).await;
+    let request =
+        snapshots::RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key: id.into() };
+    let _ = client.snapshots().remove(client.request(request)).await;
+}
+
+pub(crate) async fn kill_and_remove(client: &Client, id: &str) -> Result<()> {
+    kill(client, id).await?;
     wait(client, id, "").await?;
     remove(client, id, &mut Calls::default()).await
 }

@@ -1,10 +1,9 @@
 //! Benches side by side with the installed containerd, as ratios of one run.
 //!
-//! `gantry-bench [idle|records|content|events|life|exec|phases|memory|images]...` (all when none is
-//! named; `soak` runs only when named). The same
-//! client code drives both daemons on private roots; the order of the daemons alternates by round,
-//! so that what the machine does besides hits both. Numbers of one run are comparable with each
-//! other and with nothing else.
+//! `gantry-bench [idle|records|content|events|life|exec|restarts|phases|memory|images]...` (all when none is
+//! named; `soak` and `endurance` run only when named). The same client code drives both daemons on
+//! private roots; the order of the daemons alternates by round, so that what the machine does
+//! besides hits both. Numbers of one run are comparable with each other and with nothing else.
 //!
 //! Roots are on disk (`/var/tmp`). State is below `TMPDIR`, which `make bench` has on a tmpfs, as
 //! `/run` is.
@@ -16,6 +15,7 @@
 mod client;
 mod content;
 mod cost;
+mod endurance;
 mod events;
 mod images;
 mod life;
@@ -23,6 +23,7 @@ mod memory;
 mod phases;
 mod records;
 mod report;
+mod restarts;
 
 use gantry_errdefs::Result;
 use gantry_testkit::{Daemon, DaemonKind, Image};
@@ -105,6 +106,9 @@ fn main() -> Result<()> {
         if want("exec") {
             life::run_execs(&pair, &mut report).await?;
         }
+        if want("restarts") {
+            restarts::run(&pair).await?;
+        }
         if want("phases") {
             phases::run().await?;
         }
@@ -113,6 +117,9 @@ fn main() -> Result<()> {
         }
         if wanted.iter().any(|w| w == "soak") {
             memory::run_soak(&pair).await?;
+        }
+        if wanted.iter().any(|w| w == "endurance") {
+            endurance::run(&pair).await?;
         }
         if want("images") {
             images::run(&mut report);

@@ -113,7 +113,7 @@ pub(crate) fn daemons(pair: &Pair) -> [u64; 2] {
 }
 
 /// Processes that serve as shims of a daemon: their command line names its socket.
-fn shims(daemon: &gantry_testkit::Daemon) -> Vec<u32> {
+pub(crate) fn shims(daemon: &gantry_testkit::Daemon) -> Vec<u32> {
     let address = daemon.address().to_string_lossy().into_owned();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -127,7 +127,7 @@ fn shims(daemon: &gantry_testkit::Daemon) -> Vec<u32> {
         .collect()
 }
 
-fn rollup(pid: u32, key: &str) -> u64 {
+pub(crate) fn rollup(pid: u32, key: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())

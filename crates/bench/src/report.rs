@@ -63,7 +63,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// The middle one of some times.
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }

@@ -32,6 +32,7 @@
 //! Whatever else is there belongs to the shim.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod binary;
 mod bootstrap;
 mod bundle;

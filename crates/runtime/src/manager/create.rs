@@ -53,6 +53,7 @@ impl Manager {
         let place = self.inner.bundles.bundle(&key.namespace, &key.id).path;
         self.inner.table.reserve(key, Journal::new(&place, true))?;
         let mut reservation = Reservation { manager: self, key, kept: false };
+        let _attaches = self.inner.attaches.begin();
         let program = self.program(&options.runtime).await?;
         let alone = !bundle::is_grouped(&options.spec.value)
             && !options::has_shim_cgroup(start_options.as_ref());

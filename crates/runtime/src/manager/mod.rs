@@ -16,6 +16,7 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_events::Exchange;
 use tokio::sync::{oneshot, watch};
 
+use crate::attach::Attaches;
 use crate::binary::{self, Versions};
 use crate::bundle::Bundles;
 use crate::config::Config;
@@ -47,6 +48,7 @@ struct Inner {
     versions: Versions,
     exchange: Exchange,
     table: Table,
+    attaches: Attaches,
     /// True once every bundle of an earlier run has been looked at.
     loaded: watch::Sender<bool>,
     started_at: SystemTime,
@@ -88,6 +90,7 @@ impl Manager {
                 versions: Versions::default(),
                 exchange,
                 table: Table::default(),
+                attaches: Attaches::default(),
                 loaded: watch::Sender::new(false),
                 started_at: SystemTime::now(),
             }),
