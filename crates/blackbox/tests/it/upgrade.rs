@@ -47,6 +47,12 @@ fn runs(pid: &str, program: &Path) -> bool {
     file(Path::new(&format!("/proc/{pid}/exe"))) == file(program)
 }
 
+/// Whether a process's program is on a read-only mount, as one that enters containers has to be.
+fn is_protected(pid: &str) -> bool {
+    let stat = rustix::fs::statvfs(format!("/proc/{pid}/exe")).unwrap();
+    stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+}
+
 fn no_line_is_missing(log: &Path) {
     let text = fs::read_to_string(log).unwrap();
     // The container is killed in the middle of one.
@@ -75,6 +81,7 @@ fn root_shims_are_upgraded_in_place() {
         let after = shim(&rig, "c1");
         assert_eq!((&after[2], after[4].as_str()), (&before[2], "CURRENT"), "the same process");
         assert!(runs(&after[2], &program), "another program");
+        assert!(is_protected(&after[2]), "a container could write to it");
         rig.client.ok(["tasks", "exec", "--exec-id", "e2", "c1", "true"]);
     }
     let out = rig.client.ok(["shims", "upgrade"]);

@@ -165,7 +165,10 @@ impl Parts {
         let mut argv: Vec<OsString> = vec![name];
         argv.extend(self.args.flags().into_iter().map(OsString::from));
         argv.extend(["-state-fd".into(), number.to_string().into(), "takeover".into()]);
-        let err = gantry_sys::exec::replace(program, &argv);
+        // As the first program was started, so that it may enter containers; see `engine::join`.
+        let protected = gantry_sys::program::protect(program).ok();
+        let path = protected.as_ref().map(gantry_sys::program::path_of);
+        let err = gantry_sys::exec::replace(path.as_deref().unwrap_or(program), &argv);
         Err(Error::io(format!("upgrade to {}", program.display()), err))
     }
 }
