@@ -32,7 +32,8 @@ async fn restart(client: &Client, id: &str) -> Result<Duration> {
     life::create(client, id, &["sleep", "1000"]).await?;
     label(client, id, &[("status", "running"), ("policy", "always")]).await?;
     let filters = ["/tasks/exit", "/tasks/start"].map(|topic| {
-        format!("namespace=={},topic=={topic},event.container_id=={id}", client.namespace())
+        let namespace = client.namespace();
+        format!("namespace=={namespace},topic==\"{topic}\",event.container_id=={id}")
     });
     let request = client.request(events::SubscribeRequest { filters: filters.into() });
     let mut stream = client.events().subscribe(request).await?.into_inner();

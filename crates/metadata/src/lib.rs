@@ -79,6 +79,7 @@ pub use gc::{Gc, GcConfig, GcStats, GcTotals, LABEL_EXPIRE, Reconciled};
 pub use images::Images;
 pub use leases::Leases;
 pub use namespaces::Namespaces;
+pub use records::StoredContainer;
 pub use sandboxes::Sandboxes;
 pub use snapshots::Snapshots;
 pub use types::{

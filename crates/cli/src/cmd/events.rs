@@ -11,7 +11,7 @@ use crate::signals;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Filters, such as topic==/tasks/exit; of every namespace
+    /// Filters, such as 'topic=="/tasks/exit"'; of every namespace
     filters: Vec<String>,
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod harness;
 mod http;
 mod lifecycle;
+mod listing;
 mod mounts;
 mod own_runtime;
 mod program;

@@ -4,6 +4,8 @@
 //! is never reused or given another type; new fields take new tags; readers skip unknown ones.
 //! Times are nanoseconds since 1970 in one signed number (good until 2262).
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +15,8 @@ use prost::Message;
 
 use crate::event::AnyMap;
 use crate::types::{Container, ContentInfo, Image, Lease, Runtime, Sandbox};
+
+pub use stored::StoredContainer;
 
 /// Encodes `time` for a record.
 pub(crate) fn nanos(time: SystemTime) -> i64 {

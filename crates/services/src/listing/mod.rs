@@ -2,7 +2,9 @@
 //!
 //! A host may have ten thousand containers, whose records are some megabytes. Made into wire
 //! messages first and encoded then, they would be in memory several times; here each record is
-//! encoded as soon as it is read, and dropped.
+//! encoded as soon as it is read, and dropped; without filters it is not even taken apart.
+
+mod stored;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,6 +18,7 @@ use gantry_core::Context as CallContext;
 use gantry_errdefs::{Error, Result};
 use gantry_metadata::Db;
 use prost::Message as _;
+use prost::encoding::encode_varint;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::Service;
@@ -104,27 +107,24 @@ impl UnaryService<wire::ListContainersRequest> for List {
 }
 
 fn encode(db: &Db, ctx: &CallContext, filters: &[String], len_max: usize) -> Result<Encoded> {
-    let mut encoded = Encoded::default();
-    let mut piece = BytesMut::with_capacity(PIECE_LEN);
-    db.containers().walk(ctx, filters, &mut |container| {
-        let container = convert::container_to_wire(container);
-        let len = container.encoded_len();
-        if piece.len() + len > PIECE_LEN && !piece.is_empty() {
-            encoded.push(std::mem::replace(&mut piece, BytesMut::with_capacity(PIECE_LEN)));
-        }
-        piece.put_u8(CONTAINERS_KEY);
-        container
-            .encode_length_delimited(&mut piece)
-            .map_err(|e| Error::internal(format!("containers: list: {e}")))?;
-        if encoded.len + piece.len() > len_max {
-            return Err(Error::resource_exhausted(format!(
-                "containers: list: longer than {len_max} bytes, ask by filters or as a stream"
-            )));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    encoded.push(piece);
-    Ok(encoded)
+    let mut pieces = Pieces { len_max, ..Pieces::default() };
+    if filters.is_empty() {
+        // Nothing is to be looked at: what is stored goes out as it is.
+        let mut message = Vec::new();
+        db.containers().walk_stored(ctx, &mut |container| {
+            message.clear();
+            stored::put(&container, &mut message);
+            pieces.container(message.len(), |piece| piece.put_slice(&message))
+        })?;
+    } else {
+        db.containers().walk(ctx, filters, &mut |container| {
+            let container = convert::container_to_wire(container);
+            // A buffer that grows has room for it.
+            pieces.container(container.encoded_len(), |piece| container.encode_raw(piece))
+        })?;
+    }
+    pieces.push();
+    Ok(pieces.encoded)
 }
 
 /// An encoded message, in pieces.
@@ -134,10 +134,44 @@ struct Encoded {
     len: usize,
 }
 
-impl Encoded {
-    fn push(&mut self, piece: BytesMut) {
-        self.len += piece.len();
-        self.pieces.push(piece.freeze());
+/// An answer that grows.
+#[derive(Debug, Default)]
+struct Pieces {
+    encoded: Encoded,
+    piece: BytesMut,
+    len_max: usize,
+}
+
+impl Pieces {
+    /// Adds a container of `len` bytes, which `put` writes.
+    fn container(
+        &mut self,
+        len: usize,
+        put: impl FnOnce(&mut BytesMut),
+    ) -> Result<ControlFlow<()>> {
+        if self.piece.len() + len > PIECE_LEN {
+            self.push();
+        }
+        if self.piece.capacity() == 0 {
+            self.piece.reserve(PIECE_LEN);
+        }
+        self.piece.put_u8(CONTAINERS_KEY);
+        encode_varint(len as u64, &mut self.piece);
+        put(&mut self.piece);
+        if self.encoded.len + self.piece.len() > self.len_max {
+            let limit = self.len_max;
+            return Err(Error::resource_exhausted(format!(
+                "containers: list: longer than {limit} bytes, ask by filters or as a stream"
+            )));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn push(&mut self) {
+        if !self.piece.is_empty() {
+            self.encoded.len += self.piece.len();
+            self.encoded.pieces.push(std::mem::take(&mut self.piece).freeze());
+        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! Lists that are passed on as they are stored are those that are taken apart.
+
+use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
+use gantry_api::containerd::services::containers::v1::{
+    Container, CreateContainerRequest, GetContainerRequest, ListContainersRequest, container,
+};
+use prost_types::Any;
+
+use crate::harness::{Harness, in_ns, ns};
+
+fn any(text: &str) -> Any {
+    Any { type_url: text.into(), value: vec![0xff, 0, 1] }
+}
+
+/// Containers with every field, with none that may be left out, and one longer than a piece of
+/// the answer.
+fn containers() -> [Container; 3] {
+    let runtime = |options| container::Runtime { name: "io.containerd.runc.v2".into(), options };
+    let least = Container { id: "least".into(), spec: Some(any("spec")), ..Default::default() };
+    let least = Container { runtime: Some(runtime(None)), ..least };
+    let full = Container {
+        id: "full".into(),
+        labels: [("a".into(), "b".into()), ("c".into(), String::new())].into(),
+        image: "example.com/image:1".into(),
+        runtime: Some(runtime(Some(any("options")))),
+        spec: Some(any("spec")),
+        snapshotter: "overlayfs".into(),
+        snapshot_key: "full".into(),
+        extensions: [("e".into(), any("extension")), ("f".into(), Any::default())].into(),
+        sandbox: "sandbox".into(),
+        ..Default::default()
+    };
+    let value = vec![7; 100_000];
+    let spec = Some(Any { type_url: "spec".into(), value });
+    let long = Container { id: "long".into(), spec, ..least.clone() };
+    [full, least, long]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_and_without_a_filter() {
+    let daemon = Harness::start().await;
+    let mut client = ContainersClient::new(daemon.channel());
+    let mut made = Vec::new();
+    for container in containers() {
+        let id = container.id.clone();
+        let request = CreateContainerRequest { container: Some(container) };
+        client.create(ns(request.clone())).await.unwrap();
+        client.create(in_ns("other", request)).await.unwrap();
+        let got = client.get(ns(GetContainerRequest { id })).await.unwrap().into_inner();
+        made.push(got.container.unwrap());
+    }
+    for filters in [vec![], vec!["id~=/.*/".to_owned()]] {
+        let request = ListContainersRequest { filters: filters.clone() };
+        let listed = client.list(ns(request)).await.unwrap().into_inner().containers;
+        assert_eq!(listed, made, "filters {filters:?}");
+    }
+    let request = ListContainersRequest { filters: Vec::new() };
+    let none = client.list(in_ns("nobody", request)).await.unwrap().into_inner();
+    assert!(none.containers.is_empty());
+    daemon.stop().await;
+}
