@@ -141,6 +141,7 @@ impl<W: Write> Layer<'_, W> {
         let time = self.options.source_date_epoch.unwrap_or(0);
         set_time(&mut header, Timespec { tv_sec: time, tv_nsec: 0 })
             .and_then(|()| header.mode(0).map(drop))
+            .and_then(|()| header.uid(0).and_then(|h| h.gid(0)).and_then(|h| h.size(0)).map(drop))
             .map_err(|e| unfit(&path, e))?;
         self.put(&path, &mut header)
     }
@@ -159,6 +160,8 @@ impl<W: Write> Layer<'_, W> {
             .mode(stat.st_mode & 0o7777)
             .and_then(|h| h.uid(u64::from(stat.st_uid)))
             .and_then(|h| h.gid(u64::from(stat.st_gid)))
+            // Of a file it is set again. Readers that are strict refuse a number left blank.
+            .and_then(|h| h.size(0))
             .map(drop)
             .and_then(|()| set_time(&mut header, time))
             .map_err(|e| unfit(path, e))?;

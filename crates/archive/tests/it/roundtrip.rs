@@ -141,6 +141,39 @@ fn root_every_compression_and_the_epoch() {
     assert!(ids.iter().all(|id| *id == ids[0]));
 }
 
+/// Readers that are strict refuse a header with a number left blank.
+#[test]
+fn root_every_header_has_its_numbers() {
+    let temp = tempfile::tempdir().unwrap();
+    let (lower, upper) = (temp.path().join("lower"), temp.path().join("upper"));
+    std::fs::create_dir(&lower).unwrap();
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::write(lower.join("gone"), "").unwrap();
+    std::fs::write(upper.join("file"), "text").unwrap();
+    std::fs::create_dir(upper.join("dir")).unwrap();
+    std::os::unix::fs::symlink("file", upper.join("link")).unwrap();
+    std::fs::hard_link(upper.join("file"), upper.join("other")).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, upper.join("fifo"), fifo, 0o600.into(), 0).unwrap();
+    let changes = Changes::Trees { lower: Some(lower), upper };
+    let options = DiffOptions { compression: Compression::None, ..DiffOptions::default() };
+    let mut layer = Vec::new();
+    diff(&changes, &mut layer, &options).unwrap();
+    let mut archive = tar::Archive::new(layer.as_slice());
+    let mut names = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        let (header, name) = (entry.header(), entry.path().unwrap().display().to_string());
+        for number in [header.size(), header.uid(), header.gid(), header.mtime()] {
+            number.unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        header.mode().unwrap();
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(names, [".wh.gone", "dir/", "fifo", "file", "link", "other"]);
+}
+
 #[test]
 fn root_an_empty_diff_is_an_empty_archive() {
     let temp = tempfile::tempdir().unwrap();
