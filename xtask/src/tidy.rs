@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registry", &["errdefs", "core"]),
     ("events", &["errdefs", "core"]),
     ("metadata", &["errdefs", "core", "store", "content", "snapshots", "mount", "events"]),
-    ("mounts", &["errdefs", "core", "mount", "metadata"]),
+    ("mounts", &["errdefs", "failpoint", "core", "mount", "metadata"]),
     (
         "images",
         &[
@@ -51,7 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("proxy", &["errdefs", "core", "mount", "content", "snapshots", "images", "api"]),
     ("runtime", &["errdefs", "failpoint", "core", "sys", "mount", "ttrpc", "api", "events"]),
-    ("doctor", &["errdefs", "core", "mount", "metadata", "images", "runtime"]),
+    ("doctor", &["errdefs", "failpoint", "core", "mount", "metadata", "images", "runtime"]),
     (
         "services",
         &[
@@ -82,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "errdefs",
+            "failpoint",
             "core",
             "sys",
             "mount",

@@ -36,6 +36,7 @@ pub(crate) fn load_or_create(root: &Path) -> Result<String> {
         .context(|| dir.display().to_string())?;
     let staging = dir.join("uuid~");
     let write = || -> std::io::Result<()> {
+        gantry_failpoint::hit("daemon.identity")?;
         let mut file = File::create(&staging)?;
         file.write_all(id.as_bytes())?;
         file.sync_all()?;

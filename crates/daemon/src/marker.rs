@@ -56,12 +56,14 @@ impl Marker {
     fn write(&self, since: SystemTime) -> io::Result<()> {
         let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let text = format!("{}\n{seconds}\n", self.boot);
+        gantry_failpoint::hit("daemon.marker")?;
         durable::write_atomic(&self.path, text.as_bytes(), 0o600)
     }
 
     /// Takes the mark away: all is in good order.
     pub(crate) fn clear(&self) {
-        let cleared = std::fs::remove_file(&self.path)
+        let cleared = gantry_failpoint::hit("daemon.marker.clear")
+            .and_then(|()| std::fs::remove_file(&self.path))
             .and_then(|()| durable::sync_dir(self.path.parent().unwrap_or(Path::new("/"))));
         if let Err(e) = cleared
             && e.kind() != io::ErrorKind::NotFound

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gantry_errdefs::Result;
+use gantry_errdefs::{Result, ResultExt as _};
 use gantry_images::Unpacker;
 use gantry_metadata::{BlobScan, Db, LayerScan};
 use gantry_mount::TempRoot;
@@ -158,6 +158,7 @@ impl Doctor {
 
     async fn mend(&self, thing: &Thing) -> Result<bool> {
         let upkeep = self.db.upkeep();
+        gantry_failpoint::hit("doctor.mend").context(|| "mend".to_owned())?;
         match thing {
             Thing::Blob(bad) => upkeep.drop_blob(bad).await,
             Thing::Layer(bad) => self.mend_layer(bad).await.map(|()| true),

@@ -30,10 +30,18 @@ pub const LOG_ENV: &str = "GANTRY_FAILPOINTS_LOG";
 
 /// Every place there is, so that a sweep misses none.
 pub const POINTS: &[&str] = &[
-    // The database: before a commit; after it, with nobody told; its safety copy.
+    // The installation's id, and the mark of a running daemon.
+    "daemon.identity",
+    "daemon.marker",
+    "daemon.marker.clear",
+    // The database: before a commit; after it, with nobody told; its safety copy, and putting one
+    // that was made anew from it in place of a damaged one.
     "store.commit",
     "store.committed",
     "store.log",
+    "store.dump",
+    "store.recover",
+    "store.recovered",
     // Ingests and blobs.
     "content.ingest.create",
     "content.ingest.write",
@@ -42,6 +50,7 @@ pub const POINTS: &[&str] = &[
     "content.blob.rename",
     "content.blob.sync-dir",
     "content.blob.delete",
+    "content.blob.restore",
     // Snapshot directories.
     "snapshot.mkdir",
     "snapshot.fill",
@@ -63,12 +72,15 @@ pub const POINTS: &[&str] = &[
 
 /// Reaches the place `name`: does what the plan says, which is nearly always nothing.
 ///
+    "bundle.address",
 /// # Errors
+    "bundle.told-anew",
 /// The I/O error that the plan asks for.
 #[inline]
 pub fn hit(name: &'static str) -> io::Result<()> {
     #[cfg(debug_assertions)]
     return plan::hit(name);
+    "shim.spec",
     #[cfg(not(debug_assertions))]
     {
         let _ = name;

@@ -315,7 +315,8 @@ fn save(dir: &Path, number: u64, record: &Record) -> Result<()> {
     let (path, temporary) = (file(dir, number), dir.join(format!("{number}.tmp")));
     let text = serde_json::to_vec(record)
         .map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
-    fs::write(&temporary, text)
+    gantry_failpoint::hit("mounts.record")
+        .and_then(|()| fs::write(&temporary, text))
         .and_then(|()| fs::rename(&temporary, &path))
         .context(|| path.display().to_string())
 }

@@ -255,7 +255,8 @@ fn append(path: &Path, line: &str) -> Result<()> {
 
 fn rewrite(path: &Path, text: &str) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text)
+    gantry_failpoint::hit("bundle.told-anew")
+        .and_then(|()| fs::write(&temporary, text))
         .and_then(|()| fs::rename(&temporary, path))
         .context(|| path.display().to_string())
 }

@@ -124,7 +124,9 @@ fn link(temporary: &Path, path: &Path) -> Result<bool> {
 /// The shim looks here for the name of its socket, and so do daemons of before 1.7.
 fn record(binary: &Binary<'_>, address: &str) -> Result<()> {
     let path = binary.bundle.path.join("address");
-    std::fs::write(&path, address).context(|| path.display().to_string())
+    gantry_failpoint::hit("bundle.address")
+        .and_then(|()| std::fs::write(&path, address))
+        .context(|| path.display().to_string())
 }
 
 fn spawn(

@@ -197,6 +197,7 @@ fn rewrite(path: &Path, score: Option<i32>, rlimits: &[(&str, u64)]) -> Result<(
         limit["soft"] = soft.into();
     }
     let temporary = path.with_extension("json.tmp");
+    gantry_failpoint::hit("shim.spec").context(name)?;
     std::fs::write(&temporary, spec.to_string()).context(name)?;
     std::fs::rename(&temporary, path).context(name)
 }

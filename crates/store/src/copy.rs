@@ -265,6 +265,7 @@ pub(crate) fn write_dump(database: &Path, number: u64, view: &Snapshot) -> Resul
     file.write_all(Frame::end(count).finish()).context(what)?;
     let file = file.into_inner().map_err(|e| Error::io(what(), e.into_error()))?;
     file.sync_all().context(what)?;
+    gantry_failpoint::hit("store.dump").context(what)?;
     fs::rename(&half, dump_path(database, number)).context(what)?;
     sync_dir_of(database)?;
     let old = Copies::find(database).context(what)?;

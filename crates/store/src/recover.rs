@@ -31,9 +31,12 @@ pub(crate) fn recover(path: &Path, damage: Error) -> Result<()> {
     };
     let damaged = beside(path, ".damaged");
     let what = || format!("database {}: putting it in place", path.display());
+    gantry_failpoint::hit("store.recover").context(what)?;
     if path.exists() {
         fs::rename(path, &damaged).context(what)?;
     }
+    // Between the two there is no database at all; the copy is, and the next start uses it.
+    gantry_failpoint::hit("store.recovered").context(what)?;
     fs::rename(&fresh, path).context(what)?;
     sync_dir_of(path)?;
     tracing::error!(

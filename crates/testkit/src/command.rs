@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::patience::eventually;
@@ -114,8 +114,7 @@ impl Ctr {
         I: IntoIterator,
         I::Item: Into<OsString>,
     {
-        let mut background = self.launch(args, Stdio::piped());
-        let mut stdin = background.child.stdin.take().expect("stdin is piped");
+        let (background, mut stdin) = self.spawn_with_input(args);
         // A command may rightly end without reading its input.
         let _ = stdin.write_all(input);
         drop(stdin);
@@ -168,6 +167,21 @@ impl Ctr {
         I::Item: Into<OsString>,
     {
         self.launch(args, Stdio::null())
+    }
+
+    /// Starts a command and returns at once, with its standard input: the command sees the end of
+    /// it when that is dropped.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn_with_input<I>(&self, args: I) -> (Background, ChildStdin)
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        let mut background = self.launch(args, Stdio::piped());
+        let stdin = background.child.stdin.take().expect("stdin is piped");
+        (background, stdin)
     }
 
     /// Starts a command on a new terminal, as its controlling one.

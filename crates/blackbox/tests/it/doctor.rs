@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gantry_testkit::{Ctr, DaemonKind, Image, eventually};
+use gantry_testkit::{Ctr, Daemon, DaemonKind, Image, eventually};
 use serde_json::Value;
 
 use crate::rig::{Client, Rig};
@@ -17,7 +17,7 @@ const TASKS: &str = "io.containerd.runtime.v2.task";
 const SNAPSHOTS: &str = "io.containerd.snapshotter.v1.overlayfs/snapshots";
 
 /// The findings of an examination, as (kind, state, id), and whether all is well.
-fn examine(rig: &Rig, flags: &[&str]) -> Vec<Value> {
+pub(crate) fn examine(rig: &Rig, flags: &[&str]) -> Vec<Value> {
     let fifo_dir = rig.scratch("fifo");
     let mut args = vec!["doctor", "--format", "json", "--fifo-dir", fifo_dir.to_str().unwrap()];
     args.extend(flags);
@@ -31,14 +31,19 @@ fn examine(rig: &Rig, flags: &[&str]) -> Vec<Value> {
     findings
 }
 
-fn find<'f>(findings: &'f [Value], kind: &str, state: &str, id: &str) -> Option<&'f Value> {
+pub(crate) fn find<'f>(
+    findings: &'f [Value],
+    kind: &str,
+    state: &str,
+    id: &str,
+) -> Option<&'f Value> {
     findings.iter().find(|f| {
         f["kind"] == kind && f["state"] == state && f["id"].as_str().unwrap().contains(id)
     })
 }
 
 /// Files of a layer, by the content of one of them.
-fn file_in_layers(rig: &Rig, content: &str) -> PathBuf {
+pub(crate) fn file_in_layers(rig: &Rig, content: &str) -> PathBuf {
     let mut todo = vec![rig.daemon.root().join(SNAPSHOTS)];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(dir).unwrap() {
@@ -53,11 +58,28 @@ fn file_in_layers(rig: &Rig, content: &str) -> PathBuf {
     panic!("no layer has a file {content:?}");
 }
 
-fn truncate(path: &Path) {
+pub(crate) fn truncate(path: &Path) {
     let file = fs::File::options().write(true).open(path).unwrap();
     let time = file.metadata().unwrap().modified().unwrap();
     file.set_len(0).unwrap();
     file.set_modified(time).unwrap();
+}
+
+/// Turns bits of every compressed layer; returns how many there are.
+pub(crate) fn spoil_layers(rig: &Rig) -> usize {
+    let blobs = rig.daemon.root().join(CONTENT).join("blobs/sha256");
+    let list = rig.client.ok(["content", "ls"]);
+    let is_layer = |line: &&str| line.contains("containerd.io/uncompressed");
+    for line in list.lines().filter(is_layer) {
+        let hex = line.split_whitespace().next().unwrap().trim_start_matches("sha256:");
+        let path = blobs.join(hex);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x55;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    list.lines().filter(is_layer).count()
 }
 
 /// A process that looks like a shim whose bundle was taken away.
@@ -95,6 +117,8 @@ fn make_orphans(rig: &Rig) -> Vec<(&'static str, String)> {
     let mut made = Vec::new();
     fs::create_dir_all(root.join(SNAPSHOTS).join("99999/fs/full")).unwrap();
     made.push(("snapshot", "snapshots/99999".to_owned()));
+    // Told by the directory of all snapshots, which the other has in its name as well.
+    fs::create_dir_all(root.join(SNAPSHOTS).join(".removed-7/fs/full")).unwrap();
     let digest = gantry_core::Digest::of(b"orphan");
     fs::write(root.join(CONTENT).join("blobs/sha256").join(digest.hex()), "orphan").unwrap();
     made.push(("blob", digest.to_string()));
@@ -146,6 +170,8 @@ fn root_every_orphan_is_told_with_its_reason_and_removed() {
         assert!(finding["reason"].as_str().unwrap().len() > 10, "{finding}");
         assert!(finding["fixed"] == false && finding["error"] == "", "{finding}");
     }
+    let unfreed = |f: &&Value| f["reason"].as_str().unwrap().contains("could not be freed");
+    assert_eq!(found.iter().filter(unfreed).count(), 1, "{found:#?}");
     // Told again, nothing was touched; young things outside do not count by default.
     let young = examine(&rig, &[]);
     assert!(find(&young, "shim", "orphan", "ghost").is_none(), "{young:#?}");
@@ -166,12 +192,38 @@ fn root_every_orphan_is_told_with_its_reason_and_removed() {
     rig.daemon.assert_clean();
 }
 
+/// The collector of this daemon sleeps, so that what it would take is there to be told.
+#[test]
+fn root_a_lease_that_no_collection_took_is_collected() {
+    let config = "[plugins.\"io.containerd.gc.v1.scheduler\"]\n  startup_delay = \"10h\"";
+    let rig = Rig::with(Daemon::gantryd().config(config).start(), Client::Gantry);
+    let image = rig.busybox();
+    for (id, year) in [("old", 2020), ("young", 2999)] {
+        let label = format!("containerd.io/gc.expire={year}-01-01T00:00:00Z");
+        rig.client.ok(["leases", "create", "--id", id, "--expires", "0s", &label]);
+    }
+    let told = |found: &[Value]| {
+        let leases = found.iter().filter(|f| f["kind"] == "lease");
+        leases.map(|f| f["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let found = examine(&rig, &[]);
+    assert_eq!(told(&found), ["old"], "{found:#?}");
+    let finding = find(&found, "lease", "orphan", "old").unwrap();
+    assert!(finding["reason"].as_str().unwrap().contains("its time has passed"), "{finding}");
+    assert_eq!(finding["namespace"], rig.client.namespace());
+    assert!(examine(&rig, &["--fix"]).iter().all(|f| f["fixed"] == true));
+    assert_eq!(examine(&rig, &[]), Vec::<Value>::new());
+    assert_eq!(rig.client.ok(["leases", "ls", "-q"]).trim(), "young");
+    assert_eq!(rig.client.ok(["run", "--rm", &image, "c1", "echo", "here"]), "here\n");
+    rig.client.ok(["images", "rm", "--sync", &image]);
+    rig.daemon.assert_clean();
+}
+
 #[test]
 fn root_what_is_damaged_is_made_whole() {
     let mut rig = Rig::new(DaemonKind::Gantryd, Client::Ctr);
     let image = Image::builder().layers(3).build();
     let reference = rig.pull(&image, "doctor:1");
-    let blobs = rig.daemon.root().join(CONTENT).join("blobs/sha256");
     truncate(&file_in_layers(&rig, "layer 1\n"));
     let found = examine(&rig, &[]);
     let finding = find(&found, "snapshot", "damaged", "sha256:").expect("the damaged layer");
@@ -185,24 +237,11 @@ fn root_what_is_damaged_is_made_whole() {
 
     // A blob that is short, and one that only its digest tells; the layer of the one is lost too.
     truncate(&file_in_layers(&rig, "layer 1\n"));
-    let mut sizes: Vec<_> = fs::read_dir(&blobs).unwrap().map(|e| e.unwrap().path()).collect();
-    sizes.sort_by_key(|p| fs::metadata(p).unwrap().len());
-    let layers = rig.client.ok(["content", "ls"]);
-    let layers: Vec<&str> =
-        layers.lines().filter(|l| l.contains("containerd.io/uncompressed")).collect();
-    for line in &layers {
-        let hex = line.split_whitespace().next().unwrap().trim_start_matches("sha256:");
-        let path = blobs.join(hex);
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 0x55;
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, bytes).unwrap();
-    }
+    let spoilt = spoil_layers(&rig);
     assert!(find(&examine(&rig, &[]), "blob", "damaged", "").is_none(), "sizes are right");
     let found = examine(&rig, &["--deep"]);
     let bad = found.iter().filter(|f| f["kind"] == "blob" && f["state"] == "damaged").count();
-    assert_eq!(bad, layers.len(), "{found:#?}");
+    assert_eq!(bad, spoilt, "{found:#?}");
     assert!(examine(&rig, &["--deep", "--fix"]).iter().all(|f| f["fixed"] == true));
     assert_eq!(examine(&rig, &["--deep"]), Vec::<Value>::new());
     rig.client.ok(["images", "pull", "--plain-http", &reference]);

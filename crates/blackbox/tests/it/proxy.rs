@@ -2,6 +2,7 @@
 
 use gantry_testkit::{Daemon, DaemonBuilder, Image, Layer, eventually};
 
+use crate::doctor::{examine, find};
 use crate::rig::{Client, Rig, rows};
 
 /// A daemon that serves as a plugin. It collects no garbage: nothing made here has a root there.
@@ -92,6 +93,38 @@ fn root_a_layer_that_the_plugin_has_is_not_unpacked() {
     assert_eq!(snapshots_there(&remote, &rig), before, "nothing was unpacked");
     let run = ["run", "--rm", "--snapshotter", "native", &reference, "c1", "cat", "/origin"];
     assert_eq!(rig.client.ok(run), "plugin");
+}
+
+/// The plugin has lost a snapshot that is on record here, and has one that nobody recorded.
+#[test]
+fn root_doctor_mends_what_a_plugin_and_the_records_disagree_on() {
+    let remote = remote(Daemon::gantryd());
+    let rig = over_snapshots_of(&remote);
+    let of_plugin = ["snapshots", "--snapshotter", "native"];
+    let here = |args: &[&str]| rig.client.ok(of_plugin.iter().chain(args).copied());
+    let namespaced = remote.gantry().in_namespace(rig.client.namespace());
+    let there = |args: &[&str]| namespaced.ok(of_plugin.iter().chain(args).copied());
+    for key in ["lost", "kept"] {
+        here(&["prepare", key]);
+        here(&["label", key, "containerd.io/gc.root=yes"]);
+    }
+    assert_eq!(examine(&rig, &[]), Vec::<serde_json::Value>::new());
+    let names = snapshots_there(&remote, &rig);
+    let lost = names.iter().find(|name| name.ends_with("/lost")).expect("it is there");
+    there(&["rm", lost]);
+    let stray = format!("{}/4711/stray", rig.client.namespace());
+    there(&["prepare", &stray]);
+
+    let found = examine(&rig, &[]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(find(&found, "snapshot", "damaged", lost).is_some(), "{found:#?}");
+    assert!(find(&found, "snapshot", "orphan", &stray).is_some(), "{found:#?}");
+    assert!(examine(&rig, &["--fix"]).iter().all(|finding| finding["fixed"] == true));
+    assert_eq!(examine(&rig, &[]), Vec::<serde_json::Value>::new());
+    let left = snapshots_there(&remote, &rig);
+    assert!(left.len() == 1 && left[0].ends_with("/kept"), "{left:?}");
+    let list = here(&["ls"]);
+    assert_eq!(rows(&list).iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["kept"]);
 }
 
 /// Content, snapshots and layers all elsewhere: this daemon keeps records alone.

@@ -1,6 +1,7 @@
 //! Nothing wedges: one part that does not answer costs its own callers their deadline, and nobody
 //! else anything.
 
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -232,6 +233,65 @@ fn root_output_that_nobody_reads_holds_up_nobody_else() {
     rig.client.ok(["tasks", "delete", "--force", "noisy"]);
     drop(noisy);
     rig.client.ok(["containers", "delete", "noisy"]);
+    rig.daemon.assert_clean();
+}
+
+/// Writers of blobs that are held open. Each costs the daemon about a mebibyte, the buffer of the
+/// largest message it has sent.
+const WRITERS: usize = 16;
+
+/// What one writes in each round of the load.
+const WRITTEN: usize = 3 << 20;
+
+/// Clients that begin to write a blob and never end it. Some write on, a few mebibytes now and then;
+/// the others are frozen, so that not even their connection is served.
+#[test]
+fn root_blobs_that_are_never_finished_hold_up_nobody_else() {
+    let rig = gantryd("");
+    let image = rig.busybox();
+    let registry = Registry::start();
+    let some = vec![7; WRITTEN];
+    let mut held: Vec<_> = (0..WRITERS)
+        .map(|n| {
+            let reference = format!("held-{n}");
+            let ingest = ["content", "ingest", reference.as_str()];
+            let (writer, input) = rig.client.spawn_with_input(ingest);
+            (reference, writer, input, 0)
+        })
+        .collect();
+    memory_stays_flat(&rig, |round| {
+        for (n, (_, _, input, written)) in held.iter_mut().enumerate() {
+            if round == 0 || n % 2 == 0 {
+                input.write_all(&some).unwrap();
+                *written += WRITTEN >> 20;
+            }
+        }
+        let want: Vec<_> = held.iter().map(|(name, .., mib)| (name, format!("{mib}MiB"))).collect();
+        eventually("their bytes are with the daemon", || {
+            let active = rig.client.ok(["content", "active"]);
+            let there = rows(&active);
+            let has = |(name, mib): &(&String, String)| {
+                there.iter().any(|row| row[0] == **name && row[1] == *mib)
+            };
+            if want.iter().all(has) { Ok(()) } else { Err(active) }
+        });
+        held.iter().skip(1).step_by(2).for_each(|(_, writer, ..)| writer.signal(Signal::STOP));
+        everything_else_works(&rig, &registry, &image, round);
+    });
+    // Each reference has one writer, and whoever else wants it is told at once.
+    let out = rig.client.fail(["content", "ingest", held[1].0.as_str()]);
+    assert!(out.contains("locked") && out.contains("unavailable"), "{out}");
+    held.iter().for_each(|(_, writer, ..)| writer.signal(Signal::CONT));
+    for (n, (reference, writer, mut input, _)) in held.into_iter().enumerate() {
+        assert!(writer.is_running(), "{reference} is still being written");
+        // Blobs of their own.
+        input.write_all(&n.to_be_bytes()).unwrap();
+        drop(input);
+        let out = writer.wait();
+        assert_eq!(out.code, 0, "{reference}: {}", out.stderr);
+    }
+    assert_eq!(rows(&rig.client.ok(["content", "active"])).len(), 0);
+    rig.client.ok(["images", "rm", "--sync", &image]);
     rig.daemon.assert_clean();
 }
 

@@ -233,6 +233,7 @@ impl Blobs {
                 continue;
             }
             tracing::warn!(%digest, "a power cut took this blob, it is made anew");
+            gantry_failpoint::hit("content.blob.restore").context(what)?;
             fs::write(&fresh, bytes).context(what)?;
             fs::set_permissions(&fresh, fs::Permissions::from_mode(0o444)).context(what)?;
             fs::rename(&fresh, &path).context(what)?;

@@ -125,6 +125,8 @@ impl<L: Layout> Upkeep for Engine<L> {
         }
         let names = useless.iter().map(|s| s.info.name.clone()).collect();
         self.blocking(move |s| {
+            gantry_failpoint::hit("snapshot.give-up")
+                .context(|| "snapshots given up".to_owned())?;
             let ids: Vec<u64> = useless.iter().map(|s| s.id).collect();
             s.records.forget(useless)?;
             for id in ids {
@@ -210,10 +212,12 @@ impl<L: Layout> Shared<L> {
         self.check_unmounted(old)?;
         let (old_dir, new_dir) = (self.dirs.at(old), self.dirs.at(new));
         let what = || format!("exchange {} and {}", old_dir.display(), new_dir.display());
+        gantry_failpoint::hit("snapshot.exchange").context(what)?;
         match renameat_with(CWD, &new_dir, CWD, &old_dir, RenameFlags::EXCHANGE) {
             Err(Errno::NOENT) => std::fs::rename(&new_dir, &old_dir).context(what)?,
             done => done.map_err(io::Error::from).context(what)?,
         }
+        gantry_failpoint::hit("snapshot.exchanged").context(what)?;
         durable::sync_dir(&self.dirs.0).context(what)?;
         Ok(self.check_unmounted(old).is_err())
     }
