@@ -152,6 +152,7 @@ impl Parts {
             (self.doctor.clone(), Arc::clone(&self.marker), self.unclean);
         self.verifying = Some(tokio::spawn(async move {
             if doctor.after_start(unclean).await && unclean.is_some() {
+        self.streams.start(&self.db);
                 let _ = tokio::task::spawn_blocking(move || marker.verified()).await;
             }
         }));
@@ -294,7 +295,7 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
             )
         )))
         .add_service(limited!(api::streaming::v1::streaming_server::StreamingServer::new(
-            services::StreamingService::new(parts.streams.clone())
+            services::StreamingService::new(parts.streams.clone(), parts.db.clone())
         )))
         .add_service(limited!(api::transfer::v1::transfer_server::TransferServer::new(
             services::TransferService::new(parts.transfer.clone(), parts.streams.clone())

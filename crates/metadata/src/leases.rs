@@ -8,7 +8,7 @@ use gantry_core::{Context, Digest, Labels, filters, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_store::KvRead;
 
-use crate::db::{Db, Tx, encode, now};
+use crate::db::{Db, Tx, check_lease, encode, now};
 use crate::gc::Node;
 use crate::keys::{self, Kind};
 use crate::records::{LeaseRecord, decode, nanos};
@@ -47,6 +47,14 @@ impl Leases {
                 Ok(record.into_lease(id))
             })
             .await
+    }
+
+    /// Checks that the lease of `ctx` is there, if it has one.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn check(&self, ctx: &Context) -> Result<()> {
+        check_lease(&self.db.view()?, ctx)
     }
 
     /// Deletes a lease; its members become collectable. `synchronous` waits for a full garbage

@@ -75,7 +75,9 @@ pub use containers::Containers;
 pub use content::{Content, ContentWriter};
 pub use db::{Db, Options};
 pub use event::{Event, EventSink, ExchangeSink, NoEvents};
-pub use gc::{Gc, GcConfig, GcStats, GcTotals, LABEL_EXPIRE, Reconciled};
+pub use gc::{
+    Gc, GcConfig, GcStats, GcTotals, LABEL_EXPIRE, Member, MemberKind, Members, Reconciled,
+};
 pub use images::Images;
 pub use leases::Leases;
 pub use namespaces::Namespaces;

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
+use async_trait::async_trait;
 use gantry_core::{Context, Labels, Namespace, labels};
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_metadata::Db;
+use gantry_metadata::{Db, Member, MemberKind, Members};
 use gantry_mount::{Mount, UnmountFlags, is_mount_point, mount_all, unmount_all};
 
 use crate::plan::{Step, plan, resolve};
@@ -23,12 +24,6 @@ const TARGETS: &str = "t";
 
 /// Suffix of their files.
 const SUFFIX: &str = "json";
-
-/// How often activations are looked at whose lease or container has gone. Nothing waits for it.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(3);
-
-/// The label that binds an activation to a container.
-const LABEL_CONTAINER: &str = "containerd.io/gc.bref.container";
 
 type Key = (Namespace, String);
 
@@ -63,7 +58,7 @@ struct Known {
 }
 
 /// Holds a name while it is worked on.
-struct Busy<'a>(&'a Activations, Key);
+struct Busy<'a>(&'a Shared, Key);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
@@ -84,22 +79,17 @@ impl Activations {
         Ok(Self { shared: Arc::new(Shared { db, dir, state: Mutex::new(state) }) })
     }
 
-    /// Takes activations away whose lease or container has gone, until the last clone is dropped.
-    /// Must be called within a tokio runtime.
+    /// From now on the collector takes activations away that nothing holds any more, until the
+    /// last clone is dropped.
     pub fn start(&self) {
-        let shared = Arc::downgrade(&self.shared);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                let Some(shared) = shared.upgrade() else { return };
-                Self { shared }.sweep().await;
-            }
-        });
+        let shared: Weak<dyn Members> = Arc::<Shared>::downgrade(&self.shared);
+        self.shared.db.gc().look_after(MemberKind::Mount, shared);
     }
 
-    /// Makes what has to be made of `mounts`, all of them if `temporary`. The activation is bound to
-    /// the lease of `ctx`, if it has one, and to the container that the label
-    /// `containerd.io/gc.bref.container` names. To its end even when the caller goes away.
+    /// Makes what has to be made of `mounts`, all of them if `temporary`. The activation is held by
+    /// the lease of `ctx`, if it has one, by what the labels `containerd.io/gc.bref.*` name, and by
+    /// what refers to it with `containerd.io/gc.ref.mount`; without lease and back reference it
+    /// lives until it is deactivated. To its end even when the caller goes away.
     ///
     /// # Errors
     /// Unimplemented when there is nothing to do, which callers rely on; AlreadyExists;
@@ -119,22 +109,18 @@ impl Activations {
             return Err(Error::invalid_argument("mount name must not be empty"));
         }
         labels::validate_all(&labels)?;
-        if let Some(lease) = &ctx.lease
-            && !self.has_lease(&ctx.namespace, lease).await?
-        {
-            return Err(Error::not_found(format!("lease {lease:?}: lease does not exist")));
-        }
+        self.shared.db.leases().check(ctx)?;
         let (this, ctx, name) = (self.clone(), ctx.clone(), name.to_owned());
         detached(async move {
             let key = (ctx.namespace.clone(), name.clone());
             let (busy, number) = this.reserve(&key)?;
             let dir = this.shared.dir.clone();
-            let lease = ctx.lease.clone();
+            let (lease, namespace) = (ctx.lease.clone(), ctx.namespace.clone());
             let work = Work { dir, number, steps, made, mounts };
             let known = blocking(move || {
                 let (active, system) = work.make()?;
                 let activation = Activation { name, active, system, labels };
-                let record = Record::new(ctx.namespace.as_str(), lease.as_deref(), &activation);
+                let record = Record::new(namespace.as_str(), lease.as_deref(), &activation);
                 if let Err(err) = save(&work.dir, number, &record) {
                     let _ = remove(&work.dir, number);
                     return Err(err);
@@ -145,6 +131,10 @@ impl Activations {
             let activation = known.activation.clone();
             this.state().known.insert(key, known);
             drop(busy);
+            if this.shared.db.leases().check(&ctx).is_err() {
+                // The collection that its deletion called for may not have seen this.
+                this.shared.db.gc().stir();
+            }
             Ok(activation)
         })
         .await
@@ -155,25 +145,8 @@ impl Activations {
     /// # Errors
     /// NotFound; Unavailable while somebody is at it; the kernel's error, and then it is still there.
     pub async fn deactivate(&self, namespace: &Namespace, name: &str) -> Result<()> {
-        let (this, key) = (self.clone(), (namespace.clone(), name.to_owned()));
-        detached(async move { this.deactivate_now(&key).await }).await
-    }
-
-    async fn deactivate_now(&self, key: &Key) -> Result<()> {
-        let (busy, number) = {
-            let mut state = self.state();
-            let known = state.known.get(key).ok_or_else(|| missing(&key.1))?;
-            let number = known.number;
-            if !state.busy.insert(key.clone()) {
-                return Err(Error::unavailable(format!("mount {:?} is being worked on", key.1)));
-            }
-            (Busy(self, key.clone()), number)
-        };
-        let dir = self.shared.dir.clone();
-        blocking(move || remove(&dir, number)).await.context(|| format!("mount {:?}", key.1))?;
-        self.state().known.remove(key);
-        drop(busy);
-        Ok(())
+        let (shared, key) = (Arc::clone(&self.shared), (namespace.clone(), name.to_owned()));
+        detached(async move { shared.deactivate(&key, None).await }).await
     }
 
     /// An activation.
@@ -195,57 +168,6 @@ impl Activations {
         found
     }
 
-    /// Takes away what is bound to something that has gone.
-    async fn sweep(&self) {
-        let all: Vec<(Key, Known)> =
-            self.state().known.iter().map(|(key, known)| (key.clone(), known.clone())).collect();
-        for (key, known) in all {
-            match self.is_bound(&key.0, &known).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::info!(name = key.1, "mounts of what has gone are taken away");
-                    if let Err(err) = self.deactivate_now(&key).await {
-                        tracing::warn!(name = key.1, %err, "mounts are left until the next try");
-                    }
-                }
-                Err(err) => tracing::warn!(name = key.1, %err, "mounts not looked at"),
-            }
-        }
-    }
-
-    /// Whether something holds it: one bound to nothing lives until it is deactivated.
-    async fn is_bound(&self, namespace: &Namespace, known: &Known) -> Result<bool> {
-        let labels = &known.activation.labels;
-        let is_bref = |key: &str| {
-            key.strip_prefix(LABEL_CONTAINER)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
-        };
-        let containers: Vec<&String> =
-            labels.iter().filter(|(key, _)| is_bref(key)).map(|(_, id)| id).collect();
-        if known.lease.is_none() && containers.is_empty() {
-            return Ok(true);
-        }
-        if let Some(lease) = &known.lease
-            && self.has_lease(namespace, lease).await?
-        {
-            return Ok(true);
-        }
-        let ctx = Context::new(namespace.clone());
-        for id in containers {
-            match self.shared.db.containers().get(&ctx, id).await {
-                Err(err) if err.is_not_found() => {}
-                found => return found.map(|_| true),
-            }
-        }
-        Ok(false)
-    }
-
-    async fn has_lease(&self, namespace: &Namespace, lease: &str) -> Result<bool> {
-        let ctx = Context::new(namespace.clone());
-        let leases = self.shared.db.leases().list(&ctx, &[]).await?;
-        Ok(leases.iter().any(|known| known.id == lease))
-    }
-
     fn reserve(&self, key: &Key) -> Result<(Busy<'_>, u64)> {
         let mut state = self.state();
         if state.known.contains_key(key) || state.busy.contains(key) {
@@ -257,11 +179,59 @@ impl Activations {
         }
         state.busy.insert(key.clone());
         state.next += 1;
-        Ok((Busy(self, key.clone()), state.next))
+        Ok((Busy(&self.shared, key.clone()), state.next))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state()
+    }
+}
+
+impl Shared {
+    /// Takes an activation away; only the one of this number, if one is given.
+    async fn deactivate(&self, key: &Key, only: Option<u64>) -> Result<()> {
+        let (busy, number) = {
+            let mut state = self.state();
+            let number = state.known.get(key).map(|known| known.number);
+            let wanted = |number: &u64| only.is_none_or(|only| only == *number);
+            let number = number.filter(wanted).ok_or_else(|| missing(&key.1))?;
+            if !state.busy.insert(key.clone()) {
+                return Err(Error::unavailable(format!("mount {:?} is being worked on", key.1)));
+            }
+            (Busy(self, key.clone()), number)
+        };
+        let dir = self.dir.clone();
+        blocking(move || remove(&dir, number)).await.context(|| format!("mount {:?}", key.1))?;
+        self.state().known.remove(key);
+        drop(busy);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Members for Shared {
+    fn list(&self) -> Vec<Member> {
+        let state = self.state();
+        let member = |((namespace, name), known): (&Key, &Known)| Member {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            number: known.number,
+            lease: known.lease.clone(),
+            labels: known.activation.labels.clone(),
+        };
+        state.known.iter().map(member).collect()
+    }
+
+    async fn remove(&self, member: &Member) -> Result<()> {
+        let key = (member.namespace.clone(), member.name.clone());
+        match self.deactivate(&key, Some(member.number)).await {
+            Err(err) if !err.is_not_found() => Err(err),
+            _ => Ok(()),
+        }
     }
 }
 

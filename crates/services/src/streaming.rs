@@ -4,19 +4,25 @@
 //! service there takes the stream ([`Streams::take`]) and owns it: dropping the [`Stream`] ends
 //! the client's call. Queues are one message deep beside what HTTP/2 buffers, so a side that does
 //! not read holds the other up and memory stays flat.
+//!
+//! A stream that is opened under a lease ends with it, unless something refers to it with
+//! `containerd.io/gc.ref.stream`.
 
 use std::collections::HashMap;
+use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as TaskContext, Poll};
 
+use async_trait::async_trait;
 use gantry_api::Payload as _;
 use gantry_api::containerd::services::streaming::v1::StreamInit;
 use gantry_api::containerd::services::streaming::v1::streaming_server::Streaming;
-use gantry_core::Namespace;
+use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
+use gantry_metadata::{Db, Member, MemberKind, Members};
 use prost_types::Any;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -99,40 +105,101 @@ impl StreamSender {
 /// The streams clients have open. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
-    open: Arc<Mutex<HashMap<Key, Option<Stream>>>>,
+    all: Arc<All>,
+}
+
+#[derive(Debug, Default)]
+struct All(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<Key, Entry>,
+    /// Number of the last one.
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Until it is taken.
+    stream: Option<Stream>,
+    number: u64,
+    lease: Option<String>,
+    /// Ends the client's call.
+    end: oneshot::Sender<()>,
 }
 
 type Key = (Namespace, String);
 
 impl Streams {
+    /// Has the collector of `db` end streams whose lease has gone, until the last clone is dropped.
+    pub fn start(&self, db: &Db) {
+        let all: Weak<dyn Members> = Arc::<All>::downgrade(&self.all);
+        db.gc().look_after(MemberKind::Stream, all);
+    }
+
     /// Takes the stream `id`.
     ///
     /// # Errors
     /// NotFound when no client has it open, FailedPrecondition when it was taken before.
     pub fn take(&self, namespace: &Namespace, id: &str) -> Result<Stream> {
-        match self.lock().get_mut(&(namespace.clone(), id.to_owned())) {
+        match self.all.lock().entries.get_mut(&(namespace.clone(), id.to_owned())) {
             None => Err(Error::not_found(format!("stream {id:?}"))),
-            Some(slot) => slot.take().ok_or_else(|| {
+            Some(entry) => entry.stream.take().ok_or_else(|| {
                 Error::failed_precondition(format!("stream {id:?}: in use by another call"))
             }),
         }
     }
 
-    fn insert(&self, key: Key, stream: Stream) -> Result<Open> {
-        let mut open = self.lock();
-        if open.len() >= STREAMS_MAX {
+    fn insert(&self, ctx: Context, id: String, stream: Stream) -> Result<Open> {
+        let mut table = self.all.lock();
+        if table.entries.len() >= STREAMS_MAX {
             return Err(Error::resource_exhausted(format!("streams: {STREAMS_MAX} is the limit")));
         }
-        if open.contains_key(&key) {
+        let key = (ctx.namespace, id);
+        if table.entries.contains_key(&key) {
             // Clients know this one as Unknown.
             return Err(Error::unknown(format!("stream {:?}: already exists", key.1)));
         }
-        open.insert(key.clone(), Some(stream));
-        Ok(Open { streams: self.clone(), key })
+        table.last += 1;
+        let (end, ended) = oneshot::channel();
+        let (number, lease) = (table.last, ctx.lease);
+        table.entries.insert(key.clone(), Entry { stream: Some(stream), number, lease, end });
+        Ok(Open { streams: self.clone(), key, number, ended })
+    }
+}
+
+impl All {
+    fn remove(&self, key: &Key, number: u64) -> Option<Entry> {
+        let mut table = self.lock();
+        table.entries.get(key).is_some_and(|entry| entry.number == number).then_some(())?;
+        table.entries.remove(key)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Option<Stream>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Members for All {
+    fn list(&self) -> Vec<Member> {
+        let member = |((namespace, name), entry): (&Key, &Entry)| Member {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            number: entry.number,
+            lease: entry.lease.clone(),
+            labels: Labels::new(),
+        };
+        self.lock().entries.iter().map(member).collect()
+    }
+
+    async fn remove(&self, member: &Member) -> Result<()> {
+        let key = (member.namespace.clone(), member.name.clone());
+        if let Some(entry) = All::remove(self, &key, member.number) {
+            // The client may have gone just now.
+            let _ = entry.end.send(());
+        }
+        Ok(())
     }
 }
 
@@ -141,11 +208,14 @@ impl Streams {
 struct Open {
     streams: Streams,
     key: Key,
+    number: u64,
+    /// Resolves when the stream is ended from our side.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.streams.lock().remove(&self.key);
+        self.streams.all.remove(&self.key, self.number);
     }
 }
 
@@ -153,12 +223,13 @@ impl Drop for Open {
 #[derive(Clone, Debug)]
 pub struct StreamingService {
     streams: Streams,
+    db: Db,
 }
 
 impl StreamingService {
-    /// A service that puts streams into `streams`.
-    pub fn new(streams: Streams) -> Self {
-        Self { streams }
+    /// A service that puts streams into `streams`. Their leases are in `db`.
+    pub fn new(streams: Streams, db: Db) -> Self {
+        Self { streams, db }
     }
 }
 
@@ -166,13 +237,16 @@ impl StreamingService {
 #[derive(Debug)]
 pub struct Outgoing {
     messages: ReceiverStream<Result<Any, Status>>,
-    _open: Open,
+    open: Open,
 }
 
 impl futures_util::Stream for Outgoing {
     type Item = Result<Any, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        if Pin::new(&mut self.open.ended).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
         Pin::new(&mut self.messages).poll_next(cx)
     }
 }
@@ -186,6 +260,7 @@ impl Streaming for StreamingService {
         request: Request<tonic::Streaming<Any>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let ctx = call::context(&request)?;
+        self.db.leases().check(&ctx)?;
         let mut client = request.into_inner();
         let first = client
             .message()
@@ -200,7 +275,7 @@ impl Streaming for StreamingService {
         let accepted = Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
         to_client.try_send(Ok(accepted)).map_err(|_| Error::internal("stream: new queue full"))?;
         let stream = Stream { incoming, outgoing: to_client };
-        let open = self.streams.insert((ctx.namespace, init.id), stream)?;
+        let open = self.streams.insert(ctx, init.id, stream)?;
         // Ends with the call: its request stream does, and nobody holds the other end then.
         tokio::spawn(async move {
             while let Some(message) = client.message().await.map_err(Error::from).transpose() {
@@ -210,6 +285,6 @@ impl Streaming for StreamingService {
                 }
             }
         });
-        Ok(Response::new(Outgoing { messages: ReceiverStream::new(messages), _open: open }))
+        Ok(Response::new(Outgoing { messages: ReceiverStream::new(messages), open }))
     }
 }

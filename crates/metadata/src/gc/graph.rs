@@ -9,6 +9,7 @@
 //! | content | `gc.root` | labels |
 //! | snapshot | `gc.root` | its parent, labels |
 //! | ingest | open, or unleased and not expired | the digest it expects |
+//! | mount, stream | without lease and back reference | none |
 //!
 //! Back references are edges written on their other end; the scan that finds the roots collects
 //! them. All edges stay within a namespace.
@@ -23,6 +24,7 @@ use gantry_store::KvRead;
 use prost::Message;
 
 use super::labels;
+use super::members::Member;
 use super::node::{Node, NodeKind};
 use crate::keys::{self, Kind};
 use crate::records::{ImageRecord, IngestRecord, LeaseRecord, SnapshotRecord, decode, time};
@@ -165,6 +167,22 @@ impl Scan {
         }
     }
 
+    /// Adds something outside the database, which its lease and its back references hold; without
+    /// any of them it is nobody's to take.
+    pub(super) fn member(&mut self, node: &Node, member: &Member, now: SystemTime) {
+        let mut holders = Vec::new();
+        holders.extend(member.lease.as_ref().map(|id| Node::lease(&member.namespace, id)));
+        labels::back_references(&member.labels, now, &mut |kind, key| {
+            holders.push(Node::new(kind, &node.namespace, key));
+        });
+        if holders.is_empty() {
+            self.roots.push(node.clone());
+        }
+        for holder in holders {
+            self.back_references.entry(holder).or_default().push(node.clone());
+        }
+    }
+
     fn note_back_references(&mut self, node: &Node, labels: &Labels, now: SystemTime) {
         labels::back_references(labels, now, &mut |kind, key| {
             let parent = Node::new(kind, &node.namespace, key);
@@ -239,7 +257,7 @@ pub(super) fn edges(
                 out.push(Node::new(NodeKind::Content, namespace.as_str(), &record.expected));
             }
         }
-        NodeKind::Other => {}
+        NodeKind::Mount | NodeKind::Stream | NodeKind::Other => {}
     }
     debug_assert!(out[from..].iter().all(|n| n.namespace == node.namespace));
     if !back.is_empty() {

@@ -6,6 +6,7 @@
 //! | `containerd.io/gc.ref.content[.x or /x]` | all | keeps the blob of this digest |
 //! | `containerd.io/gc.ref.snapshot.<snapshotter>[/x]` | all | keeps the snapshot of this key |
 //! | `containerd.io/gc.ref.image[.x or /x]` | all | keeps the image of this name |
+//! | `containerd.io/gc.ref.{mount,stream}[.x or /x]` | all | keeps the activated mount, or the stream, of this name |
 //! | `containerd.io/gc.bref.{container,content,image}[.x or /x]` | content, snapshots, images | lives while the named object does |
 //! | `containerd.io/gc.bref.snapshot.<snapshotter>[/x]` | same | lives while the named snapshot does |
 //! | `containerd.io/gc.cond.snapshot.<snapshotter>[/x]` | same | as the back reference, while a condition holds |
@@ -65,7 +66,10 @@ pub(crate) fn back_references(
 ) {
     for (label, value) in ours(labels) {
         if let Some(kind) = label.strip_prefix(BACK_REF).and_then(target) {
-            visit(kind, value);
+            // Nothing lives with what has no record.
+            if !matches!(kind, NodeKind::Mount | NodeKind::Stream) {
+                visit(kind, value);
+            }
         } else if let Some(kind @ NodeKind::Snapshot(_)) =
             label.strip_prefix(CONDITION).and_then(target)
         {
@@ -92,6 +96,8 @@ fn target(rest: &str) -> Option<NodeKind> {
         "content" => Some(NodeKind::Content),
         "image" => Some(NodeKind::Image),
         "container" => Some(NodeKind::Container),
+        "mount" => Some(NodeKind::Mount),
+        "stream" => Some(NodeKind::Stream),
         _ => None,
     }
 }
@@ -156,7 +162,9 @@ mod tests {
             ("containerd.io/gc.ref.snapshot.overlayfs", "k0"),
             ("containerd.io/gc.ref.snapshot.my.fs/x", "k1"),
             ("containerd.io/gc.ref.snapshot.", "no"),
-            ("containerd.io/gc.ref.stream", "no"),
+            ("containerd.io/gc.ref.stream", "s"),
+            ("containerd.io/gc.ref.streams", "no"),
+            ("containerd.io/gc.ref.mount.root", "m"),
             ("containerd.io/gc.bref.content", "no"),
             ("other", "no"),
         ]);
@@ -166,6 +174,8 @@ mod tests {
             (NodeKind::Content, "d1"),
             (NodeKind::Content, "d2"),
             (NodeKind::Image, "i"),
+            (NodeKind::Stream, "s"),
+            (NodeKind::Mount, "m"),
             (snapshot("my.fs"), "k1"),
             (snapshot("overlayfs"), "k0"),
         ];
@@ -174,6 +184,17 @@ mod tests {
         let mut want = want.map(|(kind, key)| (kind, key.to_owned()));
         want.sort();
         assert_eq!(found, want);
+    }
+
+    #[test]
+    fn nothing_lives_with_a_mount_or_a_stream() {
+        let labels = labels(&[
+            ("containerd.io/gc.bref.mount", "no"),
+            ("containerd.io/gc.bref.stream.x", "no"),
+            ("containerd.io/gc.bref.container/x", "c"),
+        ]);
+        let found = collect(|visit| back_references(&labels, SystemTime::UNIX_EPOCH, visit));
+        assert_eq!(found, [(NodeKind::Container, "c".to_owned())]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!    referrers first. Each of these first takes the noted nodes as roots and marks on from them
 //!    in the state of the moment, and only then removes what is still not marked.
 //! 4. The barrier is switched off, and what the records named is deleted in the backends (the
-//!    *trash*), outside any transaction.
+//!    *trash*), outside any transaction; so are [members](Members) that nothing holds.
 //!
 //! **Why nothing live is lost.** Say an object is reachable at the moment of its removal, and take
 //! the last edge on a path to it that the snapshot did not have (or the root, if that is what is
@@ -23,6 +23,7 @@
 mod graph;
 mod labels;
 mod mark;
+mod members;
 mod node;
 mod reconcile;
 mod run;
@@ -32,7 +33,7 @@ mod tests;
 mod trash;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use gantry_core::Digest;
@@ -43,6 +44,7 @@ use crate::db::{Db, detached};
 
 pub use labels::LABEL_EXPIRE;
 pub(crate) use labels::expiry;
+pub use members::{Member, MemberKind, Members};
 pub(crate) use node::Node;
 pub(crate) use reconcile::{backend_snapshots, forget_snapshots, is_backend_name};
 pub(crate) use trash::{abort_ingest, discard_held, remove_snapshots as remove_backend_snapshots};
@@ -133,6 +135,8 @@ pub(crate) struct GcState {
     /// Runs begun so far.
     begun: AtomicU64,
     totals: Mutex<GcTotals>,
+    /// What lives outside the database.
+    sources: members::Sources,
 }
 
 /// The last run that ended.
@@ -156,6 +160,7 @@ impl GcState {
             runs: tokio::sync::Mutex::default(),
             begun: AtomicU64::new(0),
             totals: Mutex::default(),
+            sources: members::Sources::default(),
         }
     }
 
@@ -185,6 +190,11 @@ impl GcState {
         if self.expiry_nanos.fetch_min(nanos, Ordering::AcqRel) > nanos {
             self.wake.notify_one();
         }
+    }
+
+    /// Has a run come by itself in a while.
+    fn retry_later(&self) {
+        self.expect_expiry(SystemTime::now() + run::RETRY_DELAY);
     }
 
     fn touched(&self) -> MutexGuard<'_, Vec<Node>> {
@@ -257,6 +267,18 @@ impl Gc {
     pub fn start(&self) {
         crate::content::settle::start(&self.db);
         schedule::start(&self.db);
+    }
+
+    /// From now on takes away those of `members` that nothing holds, with each collection. They
+    /// are not kept alive by this.
+    pub fn look_after(&self, kind: MemberKind, members: Weak<dyn Members>) {
+        self.db.shared.gc.sources.add(kind, members);
+    }
+
+    /// Has a collection come soon, as after a deletion: for whoever finds that what it has just
+    /// made has lost its holder.
+    pub fn stir(&self) {
+        self.db.shared.gc.count(true);
     }
 
     /// What all collections so far did.

@@ -24,6 +24,10 @@ pub(crate) enum NodeKind {
     Content,
     /// On the snapshotter of this name.
     Snapshot(String),
+    /// An activated mount.
+    Mount,
+    /// A client's stream.
+    Stream,
     /// A lease member of a kind the collector does not know: keeps nothing.
     Other,
 }

@@ -11,6 +11,7 @@ use gantry_store::{KvRead, Snapshot};
 
 use super::graph::{self, BackReferences};
 use super::mark::{mark, referrers_first};
+use super::members::{self, Listed};
 use super::node::{Node, NodeKind};
 use super::{GcStats, labels, trash};
 use crate::db::{Db, Tx, blocking};
@@ -29,7 +30,7 @@ const TOUCHED_FEW: usize = 64;
 const CATCH_UP_ROUNDS: usize = 3;
 
 /// When a failed run is tried again, if nothing else calls for one before.
-const RETRY_DELAY: Duration = Duration::from_secs(30);
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// What is marked, shared by the sweeps.
 struct Marks {
@@ -63,7 +64,10 @@ pub(super) async fn collect(db: &Db, now: SystemTime) -> Result<GcStats> {
     state.barrier_up.store(false, Ordering::Release);
     state.touched().clear();
     let result = match swept {
-        Ok(removed) => trash::empty(db).await.map(|deleted| (removed, deleted)),
+        Ok((removed, unheld)) => {
+            let members = members::remove(state, unheld).await;
+            trash::empty(db).await.map(|deleted| (removed, deleted + members))
+        }
         Err(err) => Err(err),
     };
     let elapsed = started.elapsed();
@@ -83,7 +87,8 @@ pub(super) async fn collect(db: &Db, now: SystemTime) -> Result<GcStats> {
     }
 }
 
-async fn mark_and_sweep(db: &Db, now: SystemTime) -> Result<u64> {
+/// Removes the records that nothing reaches; returns how many, and the members nothing holds.
+async fn mark_and_sweep(db: &Db, now: SystemTime) -> Result<(u64, Vec<Listed>)> {
     // On the writer thread: what ran before it is in the snapshot taken after it, what runs after
     // it is noted.
     let shared = Arc::clone(&db.shared);
@@ -94,14 +99,22 @@ async fn mark_and_sweep(db: &Db, now: SystemTime) -> Result<u64> {
     })
     .await?;
     let open: HashSet<_> = db.shared.ingests.names().into_iter().collect();
+    // Before the snapshot: those that are listed were made under something that it shows, or that
+    // is noted.
+    let mut members = db.shared.gc.sources.list();
     let view = db.view()?;
-    let (marks, garbage, next_expiry) = blocking(move || mark_all(&view, now, &open)).await?;
+    let (marks, garbage, next_expiry, mut members) = blocking(move || {
+        let (marks, garbage, next_expiry) = mark_all(&view, now, &open, &members)?;
+        members.retain(|listed| !marks.is_live(&listed.node));
+        Ok((marks, garbage, next_expiry, members))
+    })
+    .await?;
     if let Some(at) = next_expiry {
         db.shared.gc.expect_expiry(at);
     }
     let marks: SharedMarks = Arc::new(Mutex::new(marks));
-    if garbage.is_empty() {
-        return Ok(0);
+    if garbage.is_empty() && members.is_empty() {
+        return Ok((0, Vec::new()));
     }
     catch_up(db, &marks).await?;
     let mut removed = 0;
@@ -125,14 +138,32 @@ async fn mark_and_sweep(db: &Db, now: SystemTime) -> Result<u64> {
             })
             .await?;
     }
-    Ok(removed)
+    if !members.is_empty() {
+        let shared = Arc::clone(&db.shared);
+        members = db
+            .write(move |tx| {
+                let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
+                let touched = std::mem::take(&mut *shared.gc.touched());
+                marks.mark_from(touched, tx.txn)?;
+                members.retain(|listed| !marks.is_live(&listed.node));
+                Ok(members)
+            })
+            .await?;
+    }
+    Ok((removed, members))
 }
 
 type Marked = (Marks, Vec<Node>, Option<SystemTime>);
 
 /// Marks everything over one snapshot; returns the garbage in the order of its removal.
-fn mark_all(view: &Snapshot, now: SystemTime, open: &HashSet<(String, String)>) -> Result<Marked> {
-    let scan = graph::scan(view, now, open)?;
+fn mark_all(
+    view: &Snapshot,
+    now: SystemTime,
+    open: &HashSet<(String, String)>,
+    members: &[Listed],
+) -> Result<Marked> {
+    let mut scan = graph::scan(view, now, open)?;
+    members.iter().for_each(|listed| scan.member(&listed.node, &listed.member, now));
     let mut marks = Marks { live: HashSet::new(), back: scan.back_references };
     marks.mark_from(scan.roots, view)?;
     let garbage: Vec<Node> = scan.candidates.into_iter().filter(|n| !marks.is_live(n)).collect();
@@ -205,7 +236,11 @@ fn sweep(tx: &mut Tx<'_, '_>, node: &Node, now: SystemTime) -> Result<bool> {
             let record: IngestRecord = decode(&value, "ingest")?;
             content::remove_ingest(tx, ns, &node.key, &record);
         }
-        NodeKind::Container | NodeKind::Sandbox | NodeKind::Other => return Ok(false),
+        NodeKind::Container
+        | NodeKind::Sandbox
+        | NodeKind::Mount
+        | NodeKind::Stream
+        | NodeKind::Other => return Ok(false),
     }
     Ok(true)
 }

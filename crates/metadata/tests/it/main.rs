@@ -1,17 +1,14 @@
 //! The metadata store over an in-memory database and real backends.
 #![allow(clippy::unwrap_used)]
 
-mod containers;
 mod content;
 mod gc;
 mod gc_calls;
+mod gc_members;
 mod gc_model;
-mod images;
 mod layout;
-mod leases;
-mod namespaces;
 mod reconcile;
-mod sandboxes;
+mod records;
 mod snapshots;
 mod suite;
 mod support;
