@@ -127,14 +127,17 @@ async fn start(builder: Builder, doors: Doors) -> Result<Running> {
 
     let routes: Routes = wiring::routes(&parts).prepare();
     let (accept, accepted) = mpsc::channel(IN_PROCESS_BACKLOG);
-    tasks.push(server::serve_in_process(routes.clone(), accepted, stopping.clone()));
+    let calls = wiring::calls(&config);
+    let (in_process, until) = (routes.clone(), stopping.clone());
+    tasks.push(server::serve_in_process(in_process, calls.clone(), accepted, until));
     if doors == Doors::Sockets {
         let grpc = &config.plugins.grpc;
         let (listener, file) =
             socket::bind(config.address().as_ref(), grpc.uid, grpc.gid)?.into_parts();
         sockets.push(file);
-        tasks.push(server::serve_socket(routes, listener, stopping.clone()));
-        let mut http = Listeners::open(&config, wiring::metrics(&parts), &stopping).await?;
+        tasks.push(server::serve_socket(routes, calls.clone(), listener, stopping.clone()));
+        let metrics = wiring::metrics(&parts, calls);
+        let mut http = Listeners::open(&config, metrics, &stopping).await?;
         tasks.append(&mut http.tasks);
         sockets.append(&mut http.sockets);
     }

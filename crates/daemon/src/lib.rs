@@ -14,6 +14,7 @@ mod catch_panic;
 mod client;
 pub mod config;
 mod connection;
+mod count_calls;
 mod daemon;
 mod dirs;
 mod http;

@@ -17,6 +17,22 @@ const SNAPSHOTTERS: [&str; 7] =
 /// The differ that is built in.
 pub(crate) const WALKING: &str = "walking";
 
+/// Parts that containerd lists and this daemon has not, but for snapshotters.
+const NOT_BUILT: [(&str, &str); 12] = [
+    (DIFFER, "erofs"),
+    ("io.containerd.internal.v1", "opt"),
+    ("io.containerd.internal.v1", "tracing"),
+    ("io.containerd.tracing.processor.v1", "otlp"),
+    ("io.containerd.ttrpc.v1", "otelttrpc"),
+    ("io.containerd.metrics.v1", "grpc-otel"),
+    ("io.containerd.http.v1", "pprof"),
+    ("io.containerd.server.v1", "grpc-tcp"),
+    ("io.containerd.podsandbox.controller.v1", "podsandbox"),
+    ("io.containerd.nri.v1", "nri"),
+    ("io.containerd.cri.v1", "images"),
+    ("io.containerd.cri.v1", "runtime"),
+];
+
 /// Parts of the daemon under the names clients look for, in the order they start.
 pub(crate) fn list(
     config: &Config,
@@ -62,6 +78,8 @@ pub(crate) fn list(
             .requires(&[event, metadata, "io.containerd.shim.v1"])
             .host_platform()
             .export("log-uri-schemes", "fifo,binary,binary-v2,file"),
+        Plugin::new("io.containerd.monitor.task.v1", "cgroups").requires(&[event]),
+        Plugin::new("io.containerd.warning.v1", "deprecations").requires(&[event]),
         Plugin::new(RESTART.0, RESTART.1)
             .requires(&[metadata, "io.containerd.runtime.v2"])
             .capabilities(&["no", "always", "on-failure", "unless-stopped"]),
@@ -104,16 +122,34 @@ pub(crate) fn list(
     ] {
         plugins.push(Plugin::new("io.containerd.grpc.v1", id).requires(&[service]));
     }
-    plugins.push(
-        Plugin::new("io.containerd.server.v1", "grpc")
+    plugins.extend(listeners(config));
+    let is_differ = |id: &str| proxies.differs.contains_key(id);
+    let missing = NOT_BUILT.iter().filter(|(kind, id)| *kind != DIFFER || !is_differ(id));
+    plugins.extend(missing.map(|(kind, id)| not_built(kind, id)));
+    plugins
+}
+
+/// Who listens where; one that is not asked to is skipped.
+fn listeners(config: &Config) -> Vec<Plugin> {
+    const SERVER: &str = "io.containerd.server.v1";
+    let own = &config.plugins;
+    let mut plugins = vec![
+        Plugin::new("io.containerd.metrics.v1", "grpc-prometheus"),
+        Plugin::new(SERVER, "grpc")
             .requires(&["io.containerd.grpc.v1"])
             .export("address", config.address()),
-    );
-    plugins.push(
-        Plugin::new("io.containerd.server.v1", "ttrpc")
+        Plugin::new(SERVER, "ttrpc")
             .requires(&["io.containerd.ttrpc.v1"])
             .export("address", config.ttrpc_address()),
-    );
+    ];
+    for (id, address) in [("metrics", &own.metrics.address), ("debug", &own.debug.address)] {
+        let plugin = Plugin::new(SERVER, id);
+        plugins.push(if address.is_empty() {
+            plugin.failed(&Error::failed_precondition("no address is configured: skip plugin"))
+        } else {
+            plugin.export("address", address)
+        });
+    }
     plugins
 }
 

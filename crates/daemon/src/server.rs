@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gantry_errdefs::{Error, Result};
+use gantry_services::Calls;
 use tokio::io::DuplexStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -17,6 +18,7 @@ use tonic::transport::server::Connected;
 
 use crate::catch_panic::CatchPanicLayer;
 use crate::connection::Cuttable;
+use crate::count_calls::CountCallsLayer;
 
 /// How long calls in flight may take to end once the daemon stops. Waits and subscriptions never
 /// end by themselves, so this is what a stop costs when clients are connected.
@@ -37,26 +39,30 @@ const CONNECTION_WINDOW_LEN: u32 = 4 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(120);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves `routes` on a unix socket until `stop` turns true.
+/// Serves `routes` on a unix socket until `stop` turns true; counts into `calls`.
 pub(crate) fn serve_socket(
     routes: Routes,
+    calls: Option<Calls>,
     listener: UnixListener,
     stop: watch::Receiver<bool>,
 ) -> JoinHandle<Result<()>> {
-    serve(routes, UnixListenerStream::new(listener), stop)
+    serve(routes, calls, UnixListenerStream::new(listener), stop)
 }
 
-/// Serves `routes` on connections that come through `accept` until `stop` turns true.
+/// Serves `routes` on connections that come through `accept` until `stop` turns true; counts into
+/// `calls`.
 pub(crate) fn serve_in_process(
     routes: Routes,
+    calls: Option<Calls>,
     accept: mpsc::Receiver<DuplexStream>,
     stop: watch::Receiver<bool>,
 ) -> JoinHandle<Result<()>> {
-    serve(routes, ReceiverStream::new(accept).map(Ok::<_, std::io::Error>), stop)
+    serve(routes, calls, ReceiverStream::new(accept).map(Ok::<_, std::io::Error>), stop)
 }
 
 fn serve<I>(
     routes: Routes,
+    calls: Option<Calls>,
     incoming: impl Stream<Item = std::io::Result<I>> + Send + 'static,
     stop: watch::Receiver<bool>,
 ) -> JoinHandle<Result<()>>
@@ -69,6 +75,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_LEN)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(CountCallsLayer(calls))
         .layer(CatchPanicLayer)
         .add_routes(routes);
     let cut = stop.clone();

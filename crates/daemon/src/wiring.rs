@@ -22,7 +22,7 @@ use gantry_restart::Monitor;
 use gantry_runtime::plugin::{EventSink, Runtime};
 use gantry_runtime::{EventService, Manager, Sandboxes};
 use gantry_services as services;
-use gantry_services::{EventFields, Plugin, Streams};
+use gantry_services::{Calls, EventFields, Plugin, Streams};
 use gantry_store::RedbStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -317,9 +317,15 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
 }
 
 /// What the metrics listener shows.
-pub(crate) fn metrics(parts: &Parts) -> services::Metrics {
-    let runtime = Arc::new(parts.runtime.clone());
-    services::Metrics::new(parts.db.clone(), runtime, services::COMPAT_VERSION, revision())
+pub(crate) fn metrics(parts: &Parts, calls: Option<Calls>) -> services::Metrics {
+    let (db, runtime) = (parts.db.clone(), Arc::clone(&parts.tasks));
+    services::Metrics::new(db, runtime, calls, services::COMPAT_VERSION, revision())
+}
+
+/// What calls are counted into; nothing when nobody can ask.
+pub(crate) fn calls(config: &Config) -> Option<Calls> {
+    let metrics = &config.plugins.metrics;
+    (!metrics.address.is_empty()).then(|| Calls::new(metrics.grpc_histogram))
 }
 
 fn about_the_daemon(routes: Routes, parts: &Parts) -> Routes {

@@ -51,7 +51,7 @@ pub use images::ImagesService;
 pub use introspection::{IntrospectionService, Plugin, PluginDetails};
 pub use leases::LeasesService;
 pub use listing::WithListing;
-pub use metrics::Metrics;
+pub use metrics::{Call, Calls, Messages, Metrics};
 pub use mounts::MountsService;
 pub use namespaces::NamespacesService;
 pub use runtime_info::RuntimeDetails;

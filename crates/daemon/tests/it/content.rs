@@ -7,14 +7,18 @@ use gantry_api::containerd::services::content::v1::{
 };
 use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::services::leases::v1::{CreateRequest, ListResourcesRequest};
+use gantry_api::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
+use gantry_api::containerd::services::namespaces::v1::{Namespace, UpdateNamespaceRequest};
 use gantry_core::Digest;
+use gantry_daemon::Daemon;
+use gantry_daemon::config::ContentSharing;
 use prost_types::FieldMask;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Harness, in_ns, leased, ns, refused};
+use crate::harness::{Harness, config_in, connect, in_ns, leased, ns, refused};
 
 type Client = ContentClient<Channel>;
 
@@ -248,6 +252,44 @@ async fn another_namespace_gets_a_known_digest_for_free() {
     writing.say(commit(6, 6, &digest)).await.unwrap();
     client.info(in_ns("b", info)).await.unwrap();
     daemon.stop().await;
+}
+
+/// Under the policy `isolated` a digest is no key: the bytes must be shown, unless a namespace that
+/// shares has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn isolated_namespaces_show_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config_in(dir.path());
+    config.plugins.metadata.content_sharing_policy = ContentSharing::Isolated;
+    let address = config.address().to_owned();
+    let daemon = Daemon::start(config).await.unwrap();
+    let channel = connect(&address).await;
+    let mut client = ContentClient::new(channel.clone());
+    let digest = put(&mut client, "a", b"secret").await;
+    let open = async |client: &mut Client, namespace: &str| {
+        let mut writing = Writing::open(client, namespace).await;
+        let mut first = stat("r");
+        first.expected.clone_from(&digest);
+        first.total = 6;
+        let offset = writing.say(first).await.unwrap().offset;
+        (writing, offset)
+    };
+    let (mut writing, offset) = open(&mut client, "b").await;
+    assert_eq!(offset, 0, "nothing is given away");
+    refused(writing.say(commit(0, 6, &digest)).await, Code::FailedPrecondition, "");
+    drop(writing);
+    let share = Namespace {
+        name: "a".into(),
+        labels: [("containerd.io/namespace.shareable".to_owned(), "true".to_owned())].into(),
+    };
+    let paths = vec!["labels.containerd.io/namespace.shareable".to_owned()];
+    let update =
+        UpdateNamespaceRequest { namespace: Some(share), update_mask: Some(FieldMask { paths }) };
+    NamespacesClient::new(channel).update(update).await.unwrap();
+    let (mut writing, offset) = open(&mut client, "c").await;
+    assert_eq!(offset, 6, "all of it is there");
+    writing.say(commit(6, 6, &digest)).await.unwrap();
+    daemon.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod content;
 mod events;
 mod harness;
 mod http;
+mod introspection;
 mod lifecycle;
 mod listing;
 mod mounts;

@@ -3,6 +3,7 @@
 //! Names are containerd's where it has one. The metrics of tasks are asked of their shims when
 //! somebody asks us; one that does not answer is left out.
 
+mod calls;
 mod cgroups;
 mod process;
 mod text;
@@ -14,6 +15,7 @@ use gantry_metadata::Db;
 use gantry_runtime::plugin::{Runtime, Task};
 
 use crate::convert;
+pub use calls::{Call, Calls, Messages};
 use text::{Kind, Text};
 
 /// Shims asked at a time, as for a list of tasks.
@@ -24,19 +26,21 @@ const ASKED_AT_ONCE: usize = 64;
 pub struct Metrics {
     db: Db,
     runtime: Arc<dyn Runtime>,
+    calls: Option<Calls>,
     version: String,
     revision: String,
 }
 
 impl Metrics {
-    /// The numbers of `db` and of the tasks of `runtime`, by a daemon of this version.
+    /// The numbers of `db`, of the tasks of `runtime` and of `calls`, by a daemon of this version.
     pub fn new(
         db: Db,
         runtime: Arc<dyn Runtime>,
+        calls: Option<Calls>,
         version: impl Into<String>,
         revision: impl Into<String>,
     ) -> Self {
-        Self { db, runtime, version: version.into(), revision: revision.into() }
+        Self { db, runtime, calls, version: version.into(), revision: revision.into() }
     }
 
     /// All of them, of now.
@@ -51,6 +55,9 @@ impl Metrics {
         }
         text.summary("containerd_gc_gc_seconds", gc.elapsed.as_secs_f64(), gc.succeeded);
         process::add(&mut text);
+        if let Some(calls) = &self.calls {
+            calls.add(&mut text);
+        }
         self.tasks(&mut text).await;
         text.finish()
     }

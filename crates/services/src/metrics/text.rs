@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Gauge,
     /// A sum and a count.
     Summary,
+    /// Counts up to bounds, a sum and a count.
+    Histogram,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Summary => "summary",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -40,6 +43,38 @@ impl Text {
     pub(super) fn summary(&mut self, name: &str, sum: f64, count: u64) {
         self.line(name, &format!("{name}_sum"), Kind::Summary, &[], sum);
         self.line(name, &format!("{name}_count"), Kind::Summary, &[], count as f64);
+    }
+
+    /// Adds a histogram of `count` things that come to `sum`; `buckets` are bounds, in their order,
+    /// and how many are up to that bound and beyond the one before.
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        buckets: impl Iterator<Item = (f64, u64)>,
+        sum: f64,
+        count: u64,
+    ) {
+        let mut so_far = 0;
+        let bucket = format!("{name}_bucket");
+        let add = |text: &mut Self, bound: &str, count: u64| {
+            let mut labels = labels.to_vec();
+            labels.push(("le", bound));
+            text.line(name, &bucket, Kind::Histogram, &labels, count as f64);
+        };
+        for (bound, within) in buckets {
+            so_far += within;
+            add(self, &bound.to_string(), so_far);
+        }
+        add(self, "+Inf", count.max(so_far));
+        self.line(name, &format!("{name}_sum"), Kind::Histogram, labels, sum);
+        self.line(
+            name,
+            &format!("{name}_count"),
+            Kind::Histogram,
+            labels,
+            count.max(so_far) as f64,
+        );
     }
 
     fn line(&mut self, family: &str, name: &str, kind: Kind, labels: &[(&str, &str)], value: f64) {
