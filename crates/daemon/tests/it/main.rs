@@ -12,6 +12,7 @@ mod introspection;
 mod lifecycle;
 mod listing;
 mod mounts;
+mod oracle;
 mod own_runtime;
 mod program;
 mod restart;
