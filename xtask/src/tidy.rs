@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("snapshots", &["errdefs", "failpoint", "core", "sys", "mount", "store"]),
     ("archive", &["errdefs", "core", "sys", "mount"]),
     ("registry", &["errdefs", "core"]),
-    ("events", &["errdefs", "core"]),
+    ("events", &["errdefs", "failpoint", "core"]),
     ("metadata", &["errdefs", "core", "store", "content", "snapshots", "mount", "events"]),
     ("mounts", &["errdefs", "failpoint", "core", "mount", "metadata"]),
     (

@@ -10,7 +10,7 @@ use gantry_api::gantry::services::doctor::v1::doctor_server::DoctorServer;
 use gantry_api::gantry::services::shims::v1::shims_server;
 use gantry_core::deadlines;
 use gantry_doctor::{Doctor, Unclean};
-use gantry_errdefs::{Error, Result};
+use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_events::Exchange;
 use gantry_images::{Differ, Differs, LayerDiffer, Transfer, TransferOptions, Unpacker};
 use gantry_metadata::Db;
@@ -38,6 +38,9 @@ const SHIM_CONNECTIONS_MAX: usize = 16384;
 
 /// Directory of activated mounts below the state; containerd's own place.
 const MOUNTS_DIR: &str = "io.containerd.mount-manager.v1.bolt";
+
+/// Directory of the exchange below the state.
+const EVENTS_DIR: &str = "io.containerd.event.v1.exchange";
 
 /// How long an ending daemon waits for whoever still uses its database.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
@@ -88,18 +91,18 @@ impl Parts {
         temp: TempRoot,
         serving: watch::Receiver<bool>,
     ) -> Result<Self> {
-        let exchange = Exchange::new(Arc::new(EventFields));
-        let (opening, events) = (config.clone(), exchange.clone());
-        let (uuid, stores, runtime, proxies, activations, marked) =
+        let opening = config.clone();
+        let (exchange, uuid, stores, runtime, proxies, activations, marked) =
             tokio::task::spawn_blocking(move || {
                 let marked = Marker::set(&opening.root)?;
+                let events = exchange(&opening)?;
                 let uuid = identity::load_or_create(&opening.root)?;
                 let proxies = Proxies::new(&opening)?;
                 let stores = stores::open(&opening, &events, &proxies)?;
-                let runtime = Manager::open(shims::config(&opening), events)?;
+                let runtime = Manager::open(shims::config(&opening), events.clone())?;
                 let mounts = opening.state.join(MOUNTS_DIR);
                 let activations = Activations::open(&mounts, stores.db.clone())?;
-                Ok::<_, Error>((uuid, stores, runtime, proxies, activations, marked))
+                Ok::<_, Error>((events, uuid, stores, runtime, proxies, activations, marked))
             })
             .await
             .map_err(|e| Error::internal(format!("start: {e}")))??;
@@ -146,13 +149,14 @@ impl Parts {
     /// Starts background work: from here on garbage is collected, what an unclean end may have
     /// damaged is verified, and containers that ask for it are started again.
     pub(crate) fn start(&mut self) {
+        self.exchange.start();
         self.db.gc().start();
         self.activations.start();
+        self.streams.start(&self.db);
         let (doctor, marker, unclean) =
             (self.doctor.clone(), Arc::clone(&self.marker), self.unclean);
         self.verifying = Some(tokio::spawn(async move {
             if doctor.after_start(unclean).await && unclean.is_some() {
-        self.streams.start(&self.db);
                 let _ = tokio::task::spawn_blocking(move || marker.verified()).await;
             }
         }));
@@ -200,6 +204,13 @@ impl Parts {
             tracing::warn!(error = %e, "while closing the database");
         }
     }
+}
+
+/// The exchange, with what clients of an earlier daemon have not been told.
+fn exchange(config: &Config) -> Result<Exchange> {
+    let dir = config.state.join(EVENTS_DIR);
+    std::fs::create_dir_all(&dir).context(|| dir.display().to_string())?;
+    Exchange::open(Arc::new(EventFields), &dir.join("recovered"))
 }
 
 /// How the restart monitor is to behave; none when it is switched off.

@@ -1,6 +1,7 @@
 //! The exchange: one order of events, many bounded subscriptions.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +12,7 @@ use gantry_errdefs::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::recovered::{Kept, RecoveredFile};
 use crate::validate_topic;
 
 /// Events a subscription may lag behind before it is ended. A container's life is about eight
@@ -71,6 +73,8 @@ pub struct Exchange {
 
 struct Shared {
     fields: Arc<dyn FieldAccess>,
+    /// Where facts from before the start are kept; none in memory alone.
+    file: Option<Arc<RecoveredFile>>,
     started: Instant,
     /// Held while an event goes to every queue, which makes the one order; nothing below waits.
     state: Mutex<State>,
@@ -80,7 +84,14 @@ struct Shared {
 struct State {
     subscribers: Vec<Subscriber>,
     /// Facts from before the start, in the order they were published.
-    recovered: Vec<Arc<Envelope>>,
+    recovered: Vec<Recovered>,
+}
+
+struct Recovered {
+    /// In the file, if there is one.
+    number: u64,
+    key: String,
+    envelope: Arc<Envelope>,
 }
 
 struct Subscriber {
@@ -95,19 +106,74 @@ struct Queued {
     envelope: Arc<Envelope>,
     /// Dropped once the subscriber has it.
     taken: Option<mpsc::Sender<()>>,
+    /// Its number among the facts from before the start.
+    recovered: Option<u64>,
 }
 
 /// Keeps the publisher of a fact waiting until it is dropped; see [`Subscription::handed`].
 #[derive(Debug)]
 pub struct Handed {
-    _taken: mpsc::Sender<()>,
+    /// The fact in the file of those from before the start.
+    kept: Option<(Arc<RecoveredFile>, u64)>,
+    _taken: Option<mpsc::Sender<()>>,
+}
+
+impl Handed {
+    /// The client has it: no later daemon needs to show it. Its publisher goes on.
+    pub fn reached(self) {
+        if let Some((file, number)) = &self.kept {
+            file.strike(*number);
+        }
+    }
 }
 
 impl Exchange {
     /// An exchange without subscribers, whose filters read payloads through `fields`.
     pub fn new(fields: Arc<dyn FieldAccess>) -> Self {
-        Self {
-            shared: Arc::new(Shared { fields, started: Instant::now(), state: Mutex::default() }),
+        Self::with(fields, None, Vec::new())
+    }
+
+    /// As [`Exchange::new`]; facts from before the start are kept in the file at `path` until a
+    /// client has had them, and those that an earlier daemon left there are shown as its own.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The I/O error.
+    pub fn open(fields: Arc<dyn FieldAccess>, path: &Path) -> Result<Self> {
+        let (file, kept) = RecoveredFile::open(path)?;
+        Ok(Self::with(fields, Some(Arc::new(file)), kept))
+    }
+
+    fn with(
+        fields: Arc<dyn FieldAccess>,
+        file: Option<Arc<RecoveredFile>>,
+        kept: Vec<Kept>,
+    ) -> Self {
+        let recovered = kept.into_iter().map(|Kept { number, key, envelope }| Recovered {
+            number,
+            key,
+            envelope: Arc::new(envelope),
+        });
+        let state = State { subscribers: Vec::new(), recovered: recovered.collect() };
+        let (started, state) = (Instant::now(), Mutex::new(state));
+        Self { shared: Arc::new(Shared { fields, file, started, state }) }
+    }
+
+    /// Forgets facts from before the start [`RECOVERED_KEPT`] from now, whether anybody has had
+    /// them or not. Must be called within a tokio runtime.
+    pub fn start(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            tokio::time::sleep(RECOVERED_KEPT).await;
+            let Some(shared) = shared.upgrade() else { return };
+            Self { shared }.forget_recovered();
+        });
+    }
+
+    fn forget_recovered(&self) {
+        self.state().recovered = Vec::new();
+        if let Some(file) = &self.shared.file {
+            file.clear();
         }
     }
 
@@ -136,16 +202,20 @@ impl Exchange {
 
     /// As [`Exchange::forward`], and resolves when every subscription that was keeping up has
     /// taken the event ([`Subscription::handed`]), at the latest after [`HANDOVER_MAX`]. It is
-    /// published before the first await. A fact from before the start (`recovered`) is also shown
-    /// to those who subscribe within [`RECOVERED_KEPT`] of the start.
+    /// published before the first await. A fact from before the start has a key in `recovered` that
+    /// tells it from others: it is also shown to those who subscribe within [`RECOVERED_KEPT`] of
+    /// the start, and by the next daemon if none has by then. One that is kept so already is not
+    /// published again.
     ///
     /// # Errors
     /// InvalidArgument for a topic that is not of the form `/a/b`.
-    pub async fn hand_over(&self, envelope: Envelope, recovered: bool) -> Result<()> {
+    pub async fn hand_over(&self, envelope: Envelope, recovered: Option<&str>) -> Result<()> {
         validate_topic(&envelope.topic)?;
-        let envelope = Arc::new(envelope);
         let (taken, mut all_taken) = mpsc::channel(1);
-        self.deliver_fact(envelope, recovered, taken);
+        match recovered.filter(|_| self.shared.started.elapsed() <= RECOVERED_KEPT) {
+            Some(key) => self.deliver_recovered(key, envelope, taken),
+            None => self.deliver(Arc::new(envelope), Some(taken)),
+        }
         // Ends when the last queue has let go of its sender.
         let _ = tokio::time::timeout(HANDOVER_MAX, all_taken.recv()).await;
         Ok(())
@@ -171,30 +241,38 @@ impl Exchange {
         if self.shared.started.elapsed() > RECOVERED_KEPT {
             state.recovered = Vec::new();
         }
-        for envelope in &state.recovered {
+        for Recovered { number, envelope, .. } in &state.recovered {
             let view = View { envelope, fields: self.shared.fields.as_ref() };
             if filter.matches(&view) {
+                let (envelope, recovered) = (Arc::clone(envelope), Some(*number));
                 // There is room: they are fewer than a queue is long.
-                let _ = queue.try_send(Queued { envelope: Arc::clone(envelope), taken: None });
+                let _ = queue.try_send(Queued { envelope, taken: None, recovered });
             }
         }
         state.subscribers.push(Subscriber { filter, queue, overflowed: Arc::clone(&overflowed) });
-        Ok(Subscription { events, overflowed, taken: None })
+        let file = self.shared.file.clone();
+        Ok(Subscription { events, overflowed, file, taken: None, recovered: None })
     }
 
-    fn deliver_fact(&self, envelope: Arc<Envelope>, recovered: bool, taken: mpsc::Sender<()>) {
-        let mut state = self.state();
-        if recovered
-            && self.shared.started.elapsed() <= RECOVERED_KEPT
-            && state.recovered.len() < RECOVERED_MAX
-        {
-            state.recovered.push(Arc::clone(&envelope));
+    fn deliver_recovered(&self, key: &str, envelope: Envelope, taken: mpsc::Sender<()>) {
+        let is_kept = |state: &State| state.recovered.iter().any(|kept| kept.key == key);
+        if is_kept(&self.state()) {
+            return;
         }
-        self.deliver_in(&mut state, envelope, Some(taken));
+        // Not under the lock: only its own publisher brings a fact, one at a time.
+        let file = self.shared.file.as_ref();
+        let number = file.map_or(0, |file| file.keep(key, &envelope).number);
+        let envelope = Arc::new(envelope);
+        let mut state = self.state();
+        if state.recovered.len() < RECOVERED_MAX {
+            let (key, envelope) = (key.to_owned(), Arc::clone(&envelope));
+            state.recovered.push(Recovered { number, key, envelope });
+        }
+        self.deliver_in(&mut state, envelope, Some(taken), Some(number));
     }
 
     fn deliver(&self, envelope: Arc<Envelope>, taken: Option<mpsc::Sender<()>>) {
-        self.deliver_in(&mut self.state(), envelope, taken);
+        self.deliver_in(&mut self.state(), envelope, taken, None);
     }
 
     fn deliver_in(
@@ -202,6 +280,7 @@ impl Exchange {
         state: &mut State,
         envelope: Arc<Envelope>,
         taken: Option<mpsc::Sender<()>>,
+        recovered: Option<u64>,
     ) {
         let view = View { envelope: &envelope, fields: self.shared.fields.as_ref() };
         state.subscribers.retain(|subscriber| {
@@ -211,7 +290,8 @@ impl Exchange {
             // Nobody waits for one that lags behind.
             let keeps_up = subscriber.queue.capacity() == subscriber.queue.max_capacity();
             let taken = taken.clone().filter(|_| keeps_up);
-            match subscriber.queue.try_send(Queued { envelope: Arc::clone(&envelope), taken }) {
+            let queued = Queued { envelope: Arc::clone(&envelope), taken, recovered };
+            match subscriber.queue.try_send(queued) {
                 Ok(()) => true,
                 Err(TrySendError::Closed(_)) => false,
                 Err(TrySendError::Full(_)) => {
@@ -239,15 +319,21 @@ impl std::fmt::Debug for Exchange {
 pub struct Subscription {
     events: mpsc::Receiver<Queued>,
     overflowed: Arc<AtomicBool>,
+    file: Option<Arc<RecoveredFile>>,
     /// Tells that the last event has been taken, by being dropped.
     taken: Option<mpsc::Sender<()>>,
+    /// The number of the last event, if it is a fact from before the start.
+    recovered: Option<u64>,
 }
 
 impl Subscription {
-    /// To be dropped when the last event has reached whom it is for: its publisher waits for that.
-    /// None when nobody waits. If it is not taken, asking for the next event means the same.
+    /// To be [told](Handed::reached) when the last event has reached the client it is for: its
+    /// publisher waits for that, and a fact from before the start is then known to a client. None
+    /// when neither matters. For whoever reads events for himself, asking for the next is enough.
     pub fn handed(&mut self) -> Option<Handed> {
-        self.taken.take().map(|taken| Handed { _taken: taken })
+        let taken = self.taken.take();
+        let kept = self.file.clone().zip(self.recovered.take());
+        (taken.is_some() || kept.is_some()).then_some(Handed { kept, _taken: taken })
     }
 
     /// Waits for the next event; None once the exchange is gone, or after the error. Safe to
@@ -257,10 +343,10 @@ impl Subscription {
     /// ResourceExhausted, once, after the queued events of a subscription that fell more than
     /// [`SUBSCRIBER_QUEUE_LEN`] events behind.
     pub async fn next(&mut self) -> Option<Result<Arc<Envelope>>> {
-        self.taken = None;
+        (self.taken, self.recovered) = (None, None);
         match self.events.recv().await {
             Some(queued) => {
-                self.taken = queued.taken;
+                (self.taken, self.recovered) = (queued.taken, queued.recovered);
                 Some(Ok(queued.envelope))
             }
             None => self.overflowed.swap(false, Ordering::AcqRel).then(|| {

@@ -9,14 +9,16 @@
 //!   gets what is queued and then ResourceExhausted, so that it knows to list and subscribe anew.
 //! * **Live, with one exception.** Nothing is replayed, except facts from before the start (an exit
 //!   while there was no daemon): a subscription made within [`RECOVERED_KEPT`] of the start begins
-//!   with those that were published before it. Which facts have been told is in the journals of the
-//!   tasks (`runtime::journal`); [`Exchange::hand_over`] tells when they may say so.
+//!   with those that were published before it. If the daemon is killed before a client has had one,
+//!   the next daemon shows it ([`Exchange::open`]). Which facts have been published is in the
+//!   journals of the tasks (`runtime::journal`); [`Exchange::hand_over`] tells when they may say so.
 //!
 //! Payloads stay opaque. Filters on `event.<field>` read them through [`FieldAccess`], which the
 //! crate that knows the message types implements.
 #![forbid(unsafe_code)]
 
 mod exchange;
+mod recovered;
 mod topic;
 
 #[cfg(test)]

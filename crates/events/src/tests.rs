@@ -120,7 +120,7 @@ async fn a_fact_is_handed_over_when_it_was_taken() {
         event: event("x"),
     };
     // Nobody is there: at once.
-    exchange.hand_over(fact("/tasks/exit"), false).await.unwrap();
+    exchange.hand_over(fact("/tasks/exit"), None).await.unwrap();
     let mut prompt = exchange.subscribe::<&str>(&[]).unwrap();
     let reader = tokio::spawn(async move {
         let first = prompt.next().await.unwrap().unwrap();
@@ -130,12 +130,12 @@ async fn a_fact_is_handed_over_when_it_was_taken() {
         assert_eq!(second.topic, "/tasks/delete");
     });
     tokio::task::yield_now().await;
-    exchange.hand_over(fact("/tasks/oom"), false).await.unwrap();
-    exchange.hand_over(fact("/tasks/delete"), false).await.unwrap();
+    exchange.hand_over(fact("/tasks/oom"), None).await.unwrap();
+    exchange.hand_over(fact("/tasks/delete"), None).await.unwrap();
     reader.await.unwrap();
     // One that never reads costs the deadline at most.
     let _silent = exchange.subscribe::<&str>(&[]).unwrap();
-    exchange.hand_over(fact("/tasks/exit"), false).await.unwrap();
+    exchange.hand_over(fact("/tasks/exit"), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -147,8 +147,8 @@ async fn facts_from_before_the_start_are_shown_to_every_new_subscription() {
         topic: topic.into(),
         event: event("x"),
     };
-    exchange.hand_over(fact("/tasks/exit"), true).await.unwrap();
-    exchange.hand_over(fact("/tasks/start"), false).await.unwrap();
+    exchange.hand_over(fact("/tasks/exit"), Some("c1 exit")).await.unwrap();
+    exchange.hand_over(fact("/tasks/start"), None).await.unwrap();
     for _ in 0..2 {
         let mut seen = exchange.subscribe::<&str>(&[]).unwrap();
         exchange.publish(&ns("default"), "/tasks/delete", event("y")).unwrap();
@@ -157,4 +157,47 @@ async fn facts_from_before_the_start_are_shown_to_every_new_subscription() {
     }
     let other = exchange.subscribe(&["topic==\"/nothing\""]).unwrap();
     assert!(topics(other, exchange).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_fact_that_no_client_has_had_is_shown_by_the_next_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recovered");
+    let open = || Exchange::open(Arc::new(NoFields), &path).unwrap();
+    let fact = |topic: &str| Envelope {
+        timestamp: SystemTime::UNIX_EPOCH,
+        namespace: ns("default"),
+        topic: topic.into(),
+        event: event("x"),
+    };
+    let first = open();
+    // Somebody within the daemon has it; that is no client.
+    let mut own = first.subscribe::<&str>(&[]).unwrap();
+    let reader = tokio::spawn(async move { while own.next().await.is_some() {} });
+    first.hand_over(fact("/tasks/oom"), Some("c1 oom")).await.unwrap();
+    first.hand_over(fact("/tasks/exit"), Some("c1 exit")).await.unwrap();
+    first.hand_over(fact("/tasks/delete"), None).await.unwrap();
+    reader.abort();
+    drop(first);
+
+    let second = open();
+    // Brought once more, by whoever got no answer from the daemon that died.
+    second.hand_over(fact("/tasks/exit"), Some("c1 exit")).await.unwrap();
+    let mut client = second.subscribe::<&str>(&[]).unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap().topic, "/tasks/oom");
+    client.handed().unwrap().reached();
+    assert_eq!(client.next().await.unwrap().unwrap().topic, "/tasks/exit");
+    // Killed before this one has reached the client.
+    drop(client.handed());
+    drop((client, second));
+
+    let third = open();
+    let mut client = third.subscribe::<&str>(&[]).unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap().topic, "/tasks/exit");
+    client.handed().unwrap().reached();
+    let late = third.subscribe::<&str>(&[]).unwrap();
+    assert_eq!(topics(late, third).await, ["/tasks/exit"], "shown to each, by one daemon");
+    let fourth = open();
+    let client = fourth.subscribe::<&str>(&[]).unwrap();
+    assert!(topics(client, fourth).await.is_empty());
 }

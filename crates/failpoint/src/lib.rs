@@ -56,31 +56,42 @@ pub const POINTS: &[&str] = &[
     "snapshot.fill",
     "snapshot.sync",
     "snapshot.trash",
+    // A damaged layer: its new tree takes the place of the old one, is on record, or nothing can
+    // be made of it.
+    "snapshot.exchange",
+    "snapshot.exchanged",
+    "snapshot.give-up",
+    // The doctor, about to mend a thing.
+    "doctor.mend",
+    // Activated mounts.
+    "mounts.record",
+    // Facts from before the start that no client has had yet.
+    "events.recovered",
     // Bundles.
     "bundle.create",
     "bundle.spec",
     "bundle.shim-program",
     "bundle.bootstrap",
+    "bundle.address",
     "bundle.told",
+    "bundle.told-anew",
     "bundle.hide",
     "bundle.remove",
     // What a shim leaves in its bundle.
     "shim.record",
     "shim.options",
+    "shim.spec",
     "shim.exit-record",
 ];
 
 /// Reaches the place `name`: does what the plan says, which is nearly always nothing.
 ///
-    "bundle.address",
 /// # Errors
-    "bundle.told-anew",
 /// The I/O error that the plan asks for.
 #[inline]
 pub fn hit(name: &'static str) -> io::Result<()> {
     #[cfg(debug_assertions)]
     return plan::hit(name);
-    "shim.spec",
     #[cfg(not(debug_assertions))]
     {
         let _ = name;

@@ -58,13 +58,15 @@ impl EventService {
     /// InvalidArgument for a bad topic, or an event that does not decode.
     pub async fn take(&self, envelope: Envelope) -> Result<()> {
         let fact = Fact::of(&convert::to_wire(&envelope.event), envelope.timestamp)?;
-        let Some(OfTask { task: id, pid, fact }) = fact else {
+        let Some(of_task) = fact else {
             return self.exchange.forward(envelope);
         };
+        let key = format!("{} {}", envelope.namespace, of_task.key());
+        let OfTask { task: id, pid, fact } = of_task;
         let topic = envelope.topic.clone();
         let told = match self.manager.journal(&envelope.namespace, &id, pid) {
             Told::By(journal) => {
-                let recovered = envelope.timestamp < self.manager.started_at();
+                let recovered = (envelope.timestamp < self.manager.started_at()).then_some(key);
                 journal.tell(&self.exchange, fact, envelope, recovered).await?
             }
             // Late words of a shim that was taken for dead, and whose task has been reported.

@@ -12,6 +12,8 @@
 //! write the line, answer the shim. So:
 //!
 //! * killed at any moment before it is published: told once, after the restart;
+//! * killed once more before any client has found out that the daemon is back: the exchange has
+//!   kept it ([`Exchange::open`]), and the next daemon tells it;
 //! * killed after the line: never told again;
 //! * killed in between, in the fraction of a millisecond that the hand-over takes: told again after
 //!   the restart. No fact is ever lost.
@@ -122,6 +124,13 @@ pub(crate) struct OfTask {
     pub(crate) fact: Fact,
 }
 
+impl OfTask {
+    /// What tells the fact from all others of this namespace.
+    pub(crate) fn key(&self) -> String {
+        format!("{} {} {}", self.task, self.pid, self.fact)
+    }
+}
+
 /// The journal of one task.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -181,7 +190,8 @@ impl Journal {
     }
 
     /// Publishes `envelope`, which tells `fact`, unless that has been told. To its end even when
-    /// the caller goes away. False when it had been told.
+    /// the caller goes away. False when it had been told. `recovered` is the
+    /// [key](OfTask::key) of a fact from before the start.
     ///
     /// # Errors
     /// InvalidArgument for a bad topic.
@@ -190,7 +200,7 @@ impl Journal {
         exchange: &Exchange,
         fact: Fact,
         envelope: Envelope,
-        recovered: bool,
+        recovered: Option<String>,
     ) -> Result<bool> {
         let (this, exchange) = (Arc::clone(self), exchange.clone());
         let work =
@@ -203,14 +213,14 @@ impl Journal {
         exchange: &Exchange,
         fact: Fact,
         envelope: Envelope,
-        recovered: bool,
+        recovered: Option<String>,
     ) -> Result<bool> {
         let mut told = self.told.lock().await;
         self.read(&mut told).await;
         if told.has(&fact) {
             return Ok(false);
         }
-        exchange.hand_over(envelope, recovered).await?;
+        exchange.hand_over(envelope, recovered.as_deref()).await?;
         let line = format!("{fact}\n");
         told.add(fact);
         let anew = (told.lines > LINES_MAX).then(|| told.text());

@@ -8,7 +8,7 @@ use gantry_api::containerd::services::events::v1::events_server::Events;
 use gantry_api::containerd::types;
 use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result};
-use gantry_events::{Envelope, Exchange};
+use gantry_events::{Envelope, Exchange, Handed};
 use gantry_runtime::EventService as TaskEvents;
 use tonic::{Request, Response, Status};
 
@@ -97,8 +97,16 @@ impl Events for EventsService {
         })?;
         let events = stream::unfold((subscription, flushes), |(mut subscription, flushes)| async {
             // Asked for the next one: the last is on its way, and there once it is written.
-            if let (Some(flushes), Some(handed)) = (&flushes, subscription.handed()) {
-                flushes.hold_until_written(handed);
+            if let Some(handed) = subscription.handed() {
+                let done = |written| {
+                    if written {
+                        Handed::reached(handed)
+                    }
+                };
+                match &flushes {
+                    Some(flushes) => flushes.when_written(done),
+                    None => done(true),
+                }
             }
             let next = subscription.next().await?;
             Some((next.map(|e| to_wire(&e)).map_err(Status::from), (subscription, flushes)))

@@ -25,30 +25,42 @@ impl Flushes {
         }
     }
 
-    /// Drops `held` when all that is to be sent now has been written, or with the connection, or
-    /// after the time that anybody waits for it.
-    pub(crate) fn hold_until_written<T: Send + 'static>(&self, held: T) {
+    /// Calls `done` when all that is to be sent now has been written; with false when the
+    /// connection ends before, or after the time that anybody waits for it.
+    pub(crate) fn when_written(&self, done: impl FnOnce(bool) + Send + 'static) {
         let mut written = self.0.subscribe();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(HANDOVER_MAX, written.changed()).await;
-            drop(held);
+            let ended = tokio::time::timeout(HANDOVER_MAX, written.changed()).await;
+            done(matches!(ended, Ok(Ok(()))));
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
+    fn waiting(flushes: &Flushes) -> oneshot::Receiver<bool> {
+        let (send, receive) = oneshot::channel();
+        flushes.when_written(move |written| {
+            let _ = send.send(written);
+        });
+        receive
+    }
+
     #[tokio::test]
-    async fn what_is_held_goes_with_the_next_write() {
+    async fn what_waits_is_done_with_the_next_write() {
         let flushes = Flushes::default();
         flushes.written();
-        let (held, mut gone) = tokio::sync::mpsc::channel::<()>(1);
-        flushes.hold_until_written(held);
+        let mut first = waiting(&flushes);
         tokio::task::yield_now().await;
-        assert!(gone.try_recv().is_err_and(|e| e == tokio::sync::mpsc::error::TryRecvError::Empty));
+        assert!(first.try_recv().is_err(), "not by an earlier write");
         flushes.written();
-        assert!(gone.recv().await.is_none());
+        assert_eq!(first.await, Ok(true));
+        let second = waiting(&flushes);
+        drop(flushes);
+        assert_eq!(second.await, Ok(false), "the connection is gone");
     }
 }

@@ -132,6 +132,83 @@ fn root_the_end_of_a_shim_without_a_daemon_is_told_once() {
     rig.daemon.assert_clean();
 }
 
+/// Daemons that are killed while no client has found out yet that they are back: what they had
+/// to tell is told by the one that lives.
+#[test]
+fn root_an_exit_is_told_once_by_the_first_daemon_that_has_a_client() {
+    let mut rig = gantryd();
+    let image = rig.busybox();
+    let published = |rig: &Rig, id: &str| {
+        let told = rig.daemon.bundle(id).join("told");
+        eventually("the exit is published", || {
+            let text = fs::read_to_string(&told).unwrap_or_default();
+            if text.lines().any(|line| line == "exit") { Ok(()) } else { Err(text) }
+        });
+    };
+    let dir = waiter(&rig, &image, "c1");
+    exec(&rig, "c1");
+    rig.daemon.kill9();
+    fs::write(dir.join("go"), "").unwrap();
+    wait_for(&rig.daemon.bundle("c1").join("exit-c1.json"));
+    for _ in 0..2 {
+        rig.daemon.start_again();
+        published(&rig, "c1");
+        rig.daemon.kill9();
+    }
+    // Cut off in the very step that keeps it for the next one.
+    rig.daemon.set_env("GANTRY_FAILPOINTS", "events.recovered=abort@1");
+    assert!(!rig.daemon.try_start_again(), "it ends");
+    rig.daemon.set_env("GANTRY_FAILPOINTS", "");
+    rig.daemon.start_again();
+    let events = subscribe(&rig.client);
+    events.wait_for_output("\"id\":\"c1\"");
+    // The next one has nothing to tell of it.
+    rig.daemon.kill9();
+    rig.daemon.start_again();
+    let after = subscribe(&rig.client);
+    rig.client.ok(["tasks", "delete", "--force", "c1"]);
+    after.wait_for_output("/tasks/delete");
+    assert_eq!(facts(&events.stdout(), "c1"), ["exit e1", "exit c1"]);
+    assert_eq!(facts(&after.stdout(), "c1"), ["delete"]);
+    rig.client.ok(["containers", "delete", "c1"]);
+    rig.daemon.assert_clean();
+}
+
+/// The whole memory of a container is eaten while there is no daemon.
+#[test]
+fn root_running_out_of_memory_without_a_daemon_is_told_once() {
+    let mut rig = gantryd();
+    let image = rig.busybox();
+    let dir = rig.scratch("shared");
+    fs::create_dir(&dir).unwrap();
+    let mount = format!("type=bind,src={},dst=/mnt,options=rbind:rw", dir.display());
+    let script = "while [ ! -e /mnt/go ]; do sleep 0.02; done; exec tail /dev/zero";
+    let limit = (16 << 20).to_string();
+    let limited = ["run", "-d", "--memory-limit", &limit, "--mount", &mount];
+    rig.client.ok(limited.into_iter().chain([image.as_str(), "c1", "sh", "-c", script]));
+    rig.daemon.kill9();
+    fs::write(dir.join("go"), "").unwrap();
+    wait_for(&rig.daemon.bundle("c1").join("exit-c1.json"));
+    rig.daemon.start_again();
+    let events = subscribe(&rig.client);
+    events.wait_for_output("/tasks/exit");
+    let list = rig.client.ok(["tasks", "ls"]);
+    assert!(list.contains("STOPPED"), "{list}");
+    rig.client.run(["tasks", "delete", "c1"]);
+    events.wait_for_output("/tasks/delete");
+    // Not by the next daemon either.
+    rig.daemon.restart();
+    let after = subscribe(&rig.client);
+    rig.client.ok(["run", "--rm", &image, "c2", "true"]);
+    after.wait_for_output("/tasks/delete");
+    let (seen, later) = (events.kill().stdout, after.kill().stdout);
+    assert_eq!(facts(&seen, "c1"), ["oom", "exit c1", "delete"], "{seen}");
+    assert!(seen.contains("\"exit_status\":137"), "{seen}");
+    assert_eq!(facts(&later, "c1"), Vec::<String>::new(), "{later}");
+    rig.client.ok(["containers", "delete", "c1"]);
+    rig.daemon.assert_clean();
+}
+
 /// Rounds of the random test; `GANTRY_JOURNAL_ROUNDS` makes it longer.
 const ROUNDS: u64 = 6;
 

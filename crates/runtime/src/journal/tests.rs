@@ -15,7 +15,7 @@ fn envelope(topic: &str) -> Envelope {
 }
 
 async fn tell(journal: &Arc<Journal>, exchange: &Exchange, fact: &Fact) -> bool {
-    let told = journal.tell(exchange, fact.clone(), envelope("/tasks/exit"), false).await;
+    let told = journal.tell(exchange, fact.clone(), envelope("/tasks/exit"), None).await;
     told.expect("told")
 }
 

@@ -9,7 +9,7 @@ use super::{Manager, blocking};
 use crate::Exit;
 use crate::bundle::Bundle;
 use crate::events::{delete_event, exit_event};
-use crate::journal::Fact;
+use crate::journal::{Fact, OfTask};
 use crate::phase::phase;
 use crate::shim::Shim;
 
@@ -71,6 +71,10 @@ impl Manager {
         let Some(journal) = self.inner.table.journal(key) else { return };
         for (fact, event) in facts {
             let topic = event.topic.clone();
+            // As the shim's own event has it: that of an exec comes without the pid of the task.
+            let pid = if matches!(fact, Fact::ExecExit { .. }) { 0 } else { exit.pid };
+            let of_task = OfTask { task: id.clone(), pid, fact: fact.clone() };
+            let recovered = recovered.then(|| format!("{ns} {}", of_task.key()));
             if let Err(err) = journal.tell(&self.inner.exchange, fact, event, recovered).await {
                 tracing::warn!(id, topic, %err, "event not published");
             }
