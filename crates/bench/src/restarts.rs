@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use gantry_api::containerd::events::{TaskExit, TaskStart};
 use gantry_api::containerd::services::containers::v1 as containers;
 use gantry_api::containerd::services::events::v1 as events;
 use gantry_errdefs::{Error, Result};
@@ -15,6 +14,9 @@ use crate::{Pair, life};
 
 /// Containers that end once each; on ours alone, as containerd's monitor looks every 10 s.
 const ROUNDS: usize = 20;
+
+const EXIT: &str = "/tasks/exit";
+const START: &str = "/tasks/start";
 
 pub(crate) async fn run(pair: &Pair) -> Result<()> {
     let client = &pair.daemons[1].1;
@@ -31,7 +33,7 @@ pub(crate) async fn run(pair: &Pair) -> Result<()> {
 async fn restart(client: &Client, id: &str) -> Result<Duration> {
     life::create(client, id, &["sleep", "1000"]).await?;
     label(client, id, &[("status", "running"), ("policy", "always")]).await?;
-    let filters = ["/tasks/exit", "/tasks/start"].map(|topic| {
+    let filters = [EXIT, START].map(|topic| {
         let namespace = client.namespace();
         format!("namespace=={namespace},topic==\"{topic}\",event.container_id=={id}")
     });
@@ -44,10 +46,9 @@ async fn restart(client: &Client, id: &str) -> Result<Duration> {
         let event = event.ok_or_else(|| Error::data_loss("the stream has ended"))?;
         let at = event.timestamp.and_then(|at| SystemTime::try_from(at).ok());
         let at = at.ok_or_else(|| Error::data_loss("an event without a time"))?;
-        let body = event.event.unwrap_or_default();
-        if body.to_msg::<TaskExit>().is_ok() {
+        if event.topic == EXIT {
             exited = at;
-        } else if body.to_msg::<TaskStart>().is_ok() {
+        } else {
             starts += 1;
             if starts == 2 {
                 break at.duration_since(exited).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! pause, update, kill.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gantry_testkit::{Image, Vm, built_program, system_program};
 
@@ -49,6 +50,36 @@ grep -q /tasks/oom /tmp/events || fail "no oom event in $(cat /tmp/events)"
 echo all checks passed
 "#;
 
+/// As many containers as `$ROUNDS` says run out of memory at once; each is told of once, before its
+/// exit.
+const OUT_OF_MEMORY: &str = r#"
+fail() { echo "FAILED: $1"; tail -40 /tmp/daemon.log; exit 1; }
+i=0; until $CTR version >/dev/null 2>&1; do i=$((i+1)); [ $i -gt 100 ] && fail "start"; sleep 0.2; done
+$CTR images import /image.tar || fail import
+$CTR events >/tmp/events 2>&1 &
+sleep 1
+n=0
+while [ $n -lt $ROUNDS ]; do
+  n=$((n+1))
+  $CTR run --rm --memory-limit 16777216 docker.io/library/busybox:1 c$n \
+    sh -c 'x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done'
+  code=$?
+  [ $code = 137 ] || fail "out of memory ends with $code"
+done
+i=0; until grep -q "/tasks/delete.*\"c$n\"" /tmp/events; do
+  i=$((i+1)); [ $i -gt 100 ] && fail "events"; sleep 0.1
+done
+told=$(awk '
+  { id = $0; sub(/.*"container_id": *"/, "", id); sub(/".*/, "", id) }
+  /\/tasks\/oom/ { if (!(id in exited)) kills[id]++; else late++ }
+  /\/tasks\/exit/ { exited[id] = 1 }
+  END { for (id in exited) if (kills[id] == 1) good++; print good + 0, late + 0 }
+' /tmp/events)
+echo "told of once before the exit, and too late: $told of $ROUNDS"
+[ "$told" = "$ROUNDS 0" ] || fail "$told"
+echo all checks passed
+"#;
+
 fn machine(programs: &[(PathBuf, &str)]) -> Vm {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("image.tar");
@@ -78,4 +109,22 @@ fn root_vm_cgroup_v2_on_gantryd() {
     ]);
     let start = "export CTR='gantry -n vm'\n/bin/gantryd >/tmp/daemon.log 2>&1 &\n";
     vm.run(&format!("{start}{LIFE}")).assert_ok();
+}
+
+/// `GANTRY_OOM_ROUNDS` sets another number of containers.
+#[test]
+fn root_vm_cgroup_v2_every_kill_for_memory_is_told() {
+    let rounds = std::env::var("GANTRY_OOM_ROUNDS").ok().and_then(|n| n.parse().ok());
+    let rounds: u32 = rounds.unwrap_or(5);
+    let vm = machine(&[
+        (built_program("gantryd"), "/bin/gantryd"),
+        (built_program("containerd-shim-runc-v2"), "/bin/containerd-shim-runc-v2"),
+        (built_program("gantry"), "/bin/gantry"),
+    ]);
+    let start = "export CTR='gantry -n vm'\n/bin/gantryd >/tmp/daemon.log 2>&1 &\n";
+    let vm = vm.with_timeout(Duration::from_secs(180) + Duration::from_secs(20) * rounds);
+    let run = vm.run(&format!("ROUNDS={rounds}\n{start}{OUT_OF_MEMORY}"));
+    let told = |line: &&str| line.contains("told of once");
+    run.console.lines().filter(told).for_each(|line| println!("{line}"));
+    run.assert_ok();
 }

@@ -59,6 +59,11 @@ impl World {
 
     /// The record of a container that runs `args`.
     async fn record(&self, id: &str, args: &[&str]) {
+        self.record_of(id, "io.containerd.runc.v2", args).await;
+    }
+
+    /// The same with another runtime.
+    async fn record_of(&self, id: &str, runtime: &str, args: &[&str]) {
         let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
         let spec = json!({
             "ociVersion": "1.0.2",
@@ -78,10 +83,7 @@ impl World {
                 "namespaces": namespaces,
             },
         });
-        let runtime = containers::container::Runtime {
-            name: "io.containerd.runc.v2".to_owned(),
-            options: None,
-        };
+        let runtime = containers::container::Runtime { name: runtime.to_owned(), options: None };
         let container = containers::Container {
             id: id.to_owned(),
             runtime: Some(runtime),

@@ -4,7 +4,7 @@ use gantry_api::Payload as _;
 use gantry_api::containerd::runc::v1::ProcessDetails;
 use gantry_api::containerd::services::tasks::v1 as wire;
 use gantry_api::containerd::v1::types::{Process, Status as Is};
-use gantry_testkit::DaemonKind;
+use gantry_testkit::{DaemonKind, built_program};
 use serde_json::json;
 use tonic::Code::{
     AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown as UnknownCode,
@@ -300,6 +300,43 @@ async fn what_cannot_be_run(kind: DaemonKind) {
     task.delete().await.unwrap();
     world.forget("c1").await;
     world.daemon.assert_clean();
+}
+
+/// The container's record names a runtime that nobody has; its task brings one.
+async fn a_runtime_of_the_tasks_own(kind: DaemonKind) {
+    let world = World::start(kind).await;
+    world.record_of("c1", "io.containerd.nobody.v9", &["sleep", "1000"]).await;
+    let task = Task { world: &world, id: "c1" };
+    let refused = task.create().await;
+    assert!(refused.is_err(), "{refused:?}");
+    let shim = world.daemon.dir().join("a shim of one's own");
+    std::fs::copy(built_program("containerd-shim-runc-v2"), &shim).unwrap();
+    let create = wire::CreateTaskRequest {
+        container_id: "c1".into(),
+        rootfs: vec![bind(&world.root)],
+        runtime_path: shim.to_str().unwrap().into(),
+        ..Default::default()
+    };
+    world.tasks().create(world.ask(create)).await.unwrap();
+    task.start("").await.unwrap();
+    task.exec("e1", &["true"]).await.unwrap();
+    task.start("e1").await.unwrap();
+    assert_eq!(task.wait("e1").await.unwrap(), 0);
+    task.kill("", false).await.unwrap();
+    assert_eq!(task.wait("").await.unwrap(), KILLED);
+    task.delete().await.unwrap();
+    world.forget("c1").await;
+    world.daemon.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_runtime_of_the_tasks_own_on_gantryd() {
+    a_runtime_of_the_tasks_own(DaemonKind::Gantryd).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_runtime_of_the_tasks_own_on_containerd() {
+    a_runtime_of_the_tasks_own(DaemonKind::Containerd).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
