@@ -1,13 +1,18 @@
 //! Snapshots: layered filesystem trees that containers and image layers are made of.
 //!
-//! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`] and
-//! [`Native`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
+//! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`],
+//! [`Native`], [`Btrfs`], [`Erofs`] and [`Blockfile`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
 //! implementation, wrappers and remote ones included.
 //!
 //! Names are opaque here: the metadata layer maps `(namespace, key)` to them.
 #![forbid(unsafe_code)]
 
+mod blockfile;
+mod btrfs;
+mod data;
 mod engine;
+mod erofs;
+mod ids;
 mod integrity;
 mod native;
 mod overlay;
@@ -15,6 +20,9 @@ mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
+pub use blockfile::{Blockfile, BlockfileConfig};
+pub use btrfs::{Btrfs, BtrfsConfig};
+pub use erofs::{Erofs, ErofsConfig};
 pub use integrity::{Layer, LayerOrigin, Remade, Stray, Upkeep, Verdict};
 pub use native::{Native, NativeConfig};
 pub use overlay::{Overlayfs, OverlayfsConfig};
