@@ -16,6 +16,7 @@ mod ids;
 mod integrity;
 mod native;
 mod overlay;
+mod quota;
 mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
@@ -40,6 +41,9 @@ pub mod label {
     pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
     /// Group id mapping, as [`UID_MAPPING`].
     pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+    /// Most bytes that what is written to the snapshot may take, as a decimal number; overlayfs
+    /// alone, on filesystems with project quotas. It is taken when the snapshot is prepared.
+    pub const QUOTA_SIZE: &str = "containerd.io/snapshot/overlay.quota.size";
     /// Path of the upper directory, shown by `Stat` and `Walk` when the snapshotter is configured
     /// so.
     pub const UPPER_DIR: &str = "containerd.io/snapshot/overlay.upperdir";

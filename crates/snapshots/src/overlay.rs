@@ -16,7 +16,7 @@ use gantry_store::Store;
 
 use crate::engine::{Dirs, Engine, Layout, Snapshot, make_private};
 use crate::ids::{self, IdMaps};
-use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label};
+use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, quota};
 
 /// Settings of [`Overlayfs`].
 #[derive(Clone, Debug, Default)]
@@ -107,8 +107,11 @@ impl Layout for Overlay {
             let meta = fs::metadata(self.tree(parent)).context(what)?;
             root = ids::Root { mode: meta.mode() & 0o7777, owner: (meta.uid(), meta.gid()) };
         }
-        fs::create_dir(dir.join("work")).context(what)?;
-        ids::make_root(&self.tree(dir), root, labels)
+        let (upper, work) = (self.tree(dir), dir.join("work"));
+        fs::create_dir(&work).context(what)?;
+        ids::make_root(&upper, root, labels)?;
+        // Both, because overlayfs moves what it copies from one to the other.
+        quota::limit(dir, &[&work, &upper], labels)
     }
 
     fn tree(&self, dir: &Path) -> PathBuf {
@@ -138,6 +141,13 @@ impl Layout for Overlay {
         let lower: Vec<String> = snapshot.parents.iter().map(|id| upper(*id)).collect();
         options.push(format!("lowerdir={}", lower.join(":")));
         Ok(vec![Mount::new("overlay", "overlay", options)])
+    }
+
+    fn release(&self, dir: &Path) -> Result<()> {
+        if let Err(err) = quota::lift(dir, &self.tree(dir)) {
+            tracing::warn!(%err, "a limit is left, for a directory that goes");
+        }
+        Ok(())
     }
 
     fn describe(&self, root: &Dirs, snapshot: &Snapshot, info: &mut Info) {

@@ -12,6 +12,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod mountattr;
 pub mod program;
+pub mod quota;
 pub mod seccomp;
 pub mod thread;
 pub mod tree;

@@ -8,6 +8,7 @@ mod model;
 mod others;
 mod overlay;
 mod power;
+mod quota;
 mod suite;
 mod upkeep;
 
