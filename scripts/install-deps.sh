@@ -16,6 +16,7 @@ packages=(
     iproute2 procps util-linux
     qemu-system-x86         # the small machine itself
     e2fsprogs hyperfine
+    btrfs-progs erofs-utils xfsprogs # filesystems of snapshots and of tests
 )
 
 missing=()

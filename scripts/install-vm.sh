@@ -5,7 +5,9 @@
 set -euo pipefail
 
 dir=${GANTRY_VM_KERNEL:-/var/cache/gantry-vm}
-[ -f "$dir/vmlinuz" ] && [ -d "$dir/modules" ] && exit 0
+# One that an earlier version of this made may lack what was added since.
+complete() { compgen -G "$dir/modules/*/kernel/fs/quota" >/dev/null; }
+[ -f "$dir/vmlinuz" ] && complete && exit 0
 
 kernel_package() {
     apt-cache depends linux-image-cloud-amd64 2>/dev/null |
@@ -28,7 +30,7 @@ to=$work/modules/$release
 mkdir -p "$to/kernel" "$dir"
 cp "$from"/modules.{order,builtin,builtin.modinfo} "$to/"
 # The file systems and block devices of the tests, with all they depend on.
-for part in fs/overlayfs fs/erofs fs/xfs fs/btrfs drivers/block/virtio_blk.ko drivers/block/loop.ko \
+for part in fs/overlayfs fs/erofs fs/xfs fs/btrfs fs/quota drivers/block/virtio_blk.ko drivers/block/loop.ko \
     drivers/virtio lib crypto arch/x86/crypto; do
     [ -e "$from/kernel/$part" ] || continue
     mkdir -p "$to/kernel/$(dirname "$part")"

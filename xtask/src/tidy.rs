@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registry", &["errdefs", "core"]),
     ("events", &["errdefs", "failpoint", "core"]),
     ("metadata", &["errdefs", "core", "store", "content", "snapshots", "mount", "events"]),
-    ("mounts", &["errdefs", "failpoint", "core", "mount", "metadata"]),
+    ("mounts", &["errdefs", "failpoint", "core", "sys", "mount", "metadata"]),
     (
         "images",
         &[

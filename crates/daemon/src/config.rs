@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 pub use duration::GoDuration;
 pub use load::Loaded;
 pub use plugins::{
-    ContentSharing, Diff, Gc, Listen, Metadata, MetricsListen, Overlayfs, Plugins, Restart,
-    RootPath, RuntimeTask, ShimManager, Transfer, TransferUnpack,
+    Blockfile, ContentSharing, Diff, Erofs, Gc, Listen, Metadata, MetricsListen, Overlayfs,
+    Plugins, Restart, RootPath, RuntimeTask, ShimManager, Transfer, TransferUnpack,
 };
 
 /// The newest schema version this daemon reads.

@@ -29,6 +29,7 @@ pub mod publish;
 pub mod runtime;
 mod server;
 mod shims;
+mod snapshotters;
 mod socket;
 mod stores;
 mod wiring;

@@ -5,7 +5,8 @@ use gantry_services::Plugin;
 
 use crate::config::Config;
 use crate::proxies::{DIFFER, Proxies, SANDBOXER};
-use crate::stores::{CONTENT_DIR, DATABASE, SNAPSHOTTER, SnapshotterReport};
+use crate::snapshotters::{SKIP, SNAPSHOTTER, SnapshotterReport};
+use crate::stores::{CONTENT_DIR, DATABASE};
 
 /// Type and id of the restart monitor.
 pub(crate) const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
@@ -156,7 +157,7 @@ fn listeners(config: &Config) -> Vec<Plugin> {
 /// A part that containerd has and this daemon has not, shown as containerd shows one that cannot
 /// work on its host.
 fn not_built(kind: &str, id: &str) -> Plugin {
-    Plugin::new(kind, id).failed(&Error::unimplemented(format!("{id} is not built: skip plugin")))
+    Plugin::new(kind, id).failed(&Error::unimplemented(format!("{id} is not built: {SKIP}")))
 }
 
 fn policy(config: &Config) -> &'static str {

@@ -12,7 +12,7 @@ use gantry_services::Plugin;
 use tracing::warn;
 
 use crate::config::{Config, ProxyPlugin};
-use crate::stores::SNAPSHOTTER;
+use crate::snapshotters::{self, SNAPSHOTTER};
 
 /// Plugin type of content stores.
 const CONTENT: &str = "io.containerd.content.v1";
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Proxies {
 
 fn is_built_in(kind: &str, name: &str) -> bool {
     match kind {
-        SNAPSHOTTER => ["overlayfs", "native"].contains(&name),
+        SNAPSHOTTER => snapshotters::BUILT_IN.contains(&name),
         CONTENT => name == "content",
         DIFFER => name == crate::plugins::WALKING,
         _ => name == "shim",

@@ -23,6 +23,7 @@ use gantry_runtime::plugin::{EventSink, Runtime};
 use gantry_runtime::{EventService, Manager, Sandboxes};
 use gantry_services as services;
 use gantry_services::{Calls, EventFields, Plugin, Streams};
+use gantry_snapshots::Snapshotter;
 use gantry_store::RedbStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -57,6 +58,8 @@ pub(crate) struct Parts {
     serving: watch::Receiver<bool>,
     db: Db,
     database: Arc<RedbStore>,
+    /// Those built in, to be closed at the end.
+    snapshotters: Vec<Arc<dyn Snapshotter>>,
     /// Starts shims and takes their events.
     runtime: Manager,
     /// What the tasks service runs tasks by: `runtime`, or the embedder's own.
@@ -114,7 +117,7 @@ impl Parts {
             Doctor::new(stores.db.clone(), unpacker.clone(), runtime.clone(), temp.clone());
         let (marker, unclean) = marked;
         let transfer = transfer(config, &stores.db, unpacker);
-        let plugins = plugins::list(config, &stores.snapshotters, &proxies);
+        let plugins = plugins::list(config, &stores.reports, &proxies);
         plugins::check_required(config, &plugins)?;
         let tasks = own_runtime.unwrap_or_else(|| Arc::new(runtime.clone()));
         tasks.events(EventSink::new(exchange.clone()));
@@ -126,6 +129,7 @@ impl Parts {
             serving,
             db: stores.db,
             database: stores.database,
+            snapshotters: stores.snapshotters,
             runtime,
             tasks,
             sandboxes: Sandboxes::new(shims::config(config)),
@@ -182,6 +186,12 @@ impl Parts {
             }
             _ => true,
         };
+        for snapshotter in &self.snapshotters {
+            if let Err(e) = snapshotter.close().await {
+                tracing::warn!(error = %e, "while closing a snapshotter");
+            }
+        }
+        drop(self.snapshotters);
         drop((self.monitor, self.db, self.activations, self.runtime, self.tasks));
         drop((self.differ, self.differs, self.transfer, self.doctor));
         // A collection or a task that is being deleted may still be at it.

@@ -80,10 +80,22 @@ fn make(mount: &Mount, options: &Options, target: &Path) -> Result<()> {
         let kind = &mount.kind;
         return Err(Error::invalid_argument(format!("{kind} mounts cannot be id-mapped")));
     }
+    let data = options.data_string();
+    if options.looped && IN_FILES.contains(&mount.kind.as_str()) {
+        let source = Path::new(&mount.source);
+        match plain_errno(source, &mount.kind, options, &data, target)? {
+            // Kernels that want a device for it.
+            Err(Errno::NOTBLK) => {}
+            made => return made.map_err(|e| from_errno("mount", e)),
+        }
+    }
     // Held until mounted: from then on the mount keeps the device.
     let (source, _device) = source(mount, options)?;
-    plain(&source, &mount.kind, options, &options.data_string(), target)
+    plain(&source, &mount.kind, options, &data, target)
 }
+
+/// Filesystems that newer kernels mount from a file as it is, without a loop device.
+const IN_FILES: [&str; 1] = ["erofs"];
 
 /// One `mount(2)` of a filesystem.
 pub(crate) fn plain(
@@ -93,10 +105,20 @@ pub(crate) fn plain(
     data: &str,
     target: &Path,
 ) -> Result<()> {
+    plain_errno(source, kind, options, data, target)?.map_err(|e| from_errno("mount", e))
+}
+
+/// The same, with what the kernel said.
+fn plain_errno(
+    source: &Path,
+    kind: &str,
+    options: &Options,
+    data: &str,
+    target: &Path,
+) -> Result<rustix::io::Result<()>> {
     let data = std::ffi::CString::new(data)
         .map_err(|_| Error::invalid_argument("mount options contain a NUL byte"))?;
-    rustix::mount::mount(source, target, kind, options.flags, data.as_c_str())
-        .map_err(|e| from_errno("mount", e))
+    Ok(rustix::mount::mount(source, target, kind, options.flags, data.as_c_str()))
 }
 
 fn make_bind(mount: &Mount, options: &Options, target: &Path, recursive: bool) -> Result<()> {

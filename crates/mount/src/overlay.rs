@@ -15,7 +15,7 @@ use rustix::mount::{
 use crate::Mount;
 use crate::make::{attach, from_errno, plain};
 use crate::options::Options;
-use crate::unmount::{UnmountFlags, unmount};
+use crate::unmount::{UnmountFlags, is_mount_point, unmount};
 
 /// Longest option string `mount(2)` takes, in bytes: it copies one page, with the ending NUL.
 const MOUNT_DATA_LEN_MAX: usize = 4095;
@@ -29,18 +29,55 @@ pub(crate) fn mount(mount: &Mount, options: &Options, target: &Path) -> Result<(
         return mount_layers(&mount.source, options, target);
     }
     let lowers = lower_dirs(options);
-    let base = common_parent(&lowers)
-        .ok_or_else(|| Error::invalid_argument("overlay: id-mapping needs absolute lowerdirs"))?;
-    let mapped = IdmappedBase::mount(&base, options)?;
-    let moved: Vec<String> = lowers
-        .iter()
-        .map(|l| match Path::new(l).strip_prefix(&base) {
-            Ok(rest) => mapped.0.join(rest).to_string_lossy().into_owned(),
-            Err(_) => l.clone(),
-        })
-        .collect();
-    // The overlay holds its lower layers itself, so the helper mount goes away right after.
-    mount_layers(&mount.source, &with_lower_dirs(options, &moved), target)
+    let mapped = Mapped::mount(&lowers, options)?;
+    // The overlay holds its lower layers itself, so the helper mounts go away right after.
+    mount_layers(&mount.source, &with_lower_dirs(options, &mapped.lowers), target)
+}
+
+/// Id-mapped mounts of lower directories, for as long as this lives.
+struct Mapped {
+    /// Where the lower directories are found in them.
+    lowers: Vec<String>,
+    _bases: Vec<IdmappedBase>,
+}
+
+impl Mapped {
+    /// Maps the directory above all of `lowers`; those that are mounts of their own, which such a
+    /// mapping does not reach, one by one.
+    fn mount(lowers: &[String], options: &Options) -> Result<Self> {
+        let apart = lowers.iter().map(|l| is_mount_point(Path::new(l)));
+        let apart = apart.collect::<Result<Vec<bool>>>()?;
+        let together: Vec<String> = lowers
+            .iter()
+            .zip(&apart)
+            .filter(|(_, apart)| !**apart)
+            .map(|(l, _)| l.clone())
+            .collect();
+        let mut bases = Vec::new();
+        let mut common = None;
+        if !together.is_empty() {
+            let base = common_parent(&together).ok_or_else(|| {
+                Error::invalid_argument("overlay: id-mapping needs absolute lowerdirs")
+            })?;
+            bases.push(IdmappedBase::mount(&base, options)?);
+            common = Some((base, bases[0].0.clone()));
+        }
+        let mut moved = Vec::new();
+        for (lower, apart) in lowers.iter().zip(apart) {
+            let found = match &common {
+                _ if apart => {
+                    bases.push(IdmappedBase::mount(Path::new(lower), options)?);
+                    bases[bases.len() - 1].0.clone()
+                }
+                Some((base, at)) => Path::new(lower)
+                    .strip_prefix(base)
+                    .map_or_else(|_| lower.into(), |rest| at.join(rest)),
+                None => lower.into(),
+            };
+            moved.push(found.to_string_lossy().into_owned());
+        }
+        Ok(Self { lowers: moved, _bases: bases })
+    }
 }
 
 fn mount_layers(source: &str, options: &Options, target: &Path) -> Result<()> {

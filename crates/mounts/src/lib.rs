@@ -6,17 +6,21 @@
 //! made first, and returns the rest as plain mounts for the caller to make. An activation lives
 //! until it is deactivated, or until the lease or the container it is bound to goes.
 //!
-//! What a mount needs is in its kind: `format/overlay`, `mkdir/bind`, `erofs` (see [`plan`]).
+//! What a mount needs is in its kind: `format/overlay`, `mkdir/bind`, `mkfs/loop`, `erofs` (see
+//! [`plan`]).
 //!
 //! # On disk
 //! ```text
 //! <state>/t/<n>.json     the activation: namespace, name, lease, mounts, labels
-//! <state>/t/<n>/<i>/     where its i-th mount is
+//! <state>/t/<n>/<i>      where its i-th mount is; a link to the device for a loop device, with
+//! <state>/t/<n>/<i>.file a link to the file on it
 //! ```
 //! The state is gone after a reboot, as the mounts are. What a killed daemon left half made is
 //! unmounted by the next [`Activations::open`].
 #![forbid(unsafe_code)]
 
+mod make;
+mod mkfs;
 mod plan;
 mod record;
 mod store;

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `format/<kind>` | `{{ source N }}`, `{{ target N }}`, `{{ mount N }}`, `{{ overlay N M }}` in source and options stand for the N-th mount: its source, its target, where it is mounted, and the places of N to M joined by colons; all before it are mounted first |
 //! | `mkdir/<kind>` | options `X-containerd.mkdir.path=<path>[:<mode>[:<uid>:<gid>]]` are directories to make, below the activation's own |
+//! | `mkfs/<kind>` | the source is a file to make with a filesystem in it, where it is not there yet (see [`crate::mkfs`]) |
 //! | `erofs` | mounted here: callers need not know the filesystem |
+//! | `loop` | the source is put on a loop device, which is at the mount's place |
 //!
 //! Prefixes may be combined: `format/mkdir/overlay`.
 
@@ -15,8 +17,13 @@ use std::path::{Component, Path, PathBuf};
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::Mount;
 
-/// Filesystems that are mounted here.
-const HANDLED: [&str; 1] = ["erofs"];
+use crate::mkfs;
+
+/// Kinds that are made here.
+const HANDLED: [&str; 2] = ["erofs", LOOP];
+
+/// The kind that is a loop device.
+pub(crate) const LOOP: &str = "loop";
 
 /// Option that names a directory to make.
 const MKDIR: &str = "X-containerd.mkdir.path=";
@@ -30,6 +37,7 @@ pub(crate) struct Step {
     pub(crate) mount: Mount,
     format: bool,
     mkdir: bool,
+    mkfs: bool,
 }
 
 impl Step {
@@ -38,12 +46,13 @@ impl Step {
     /// # Errors
     /// Unimplemented for something to be done that is not built.
     fn of(mount: &Mount) -> Result<Self> {
-        let mut step = Self { mount: mount.clone(), format: false, mkdir: false };
+        let mut step = Self { mount: mount.clone(), format: false, mkdir: false, mkfs: false };
         let (kind, mut rest) = (&mount.kind, mount.kind.as_str());
         while let Some((what, inner)) = rest.split_once('/') {
             match what {
                 "format" => step.format = true,
                 "mkdir" => step.mkdir = true,
+                "mkfs" => step.mkfs = true,
                 _ => {
                     let text = format!("mount kind {kind:?}: {what:?} is not built");
                     return Err(Error::unimplemented(text));
@@ -111,6 +120,9 @@ pub(crate) fn resolve(
             make_dir(wanted, dir)?;
         }
         mount.options.retain(|o| !o.starts_with(MKDIR));
+    }
+    if step.mkfs {
+        mkfs::ensure(&mut mount)?;
     }
     Ok(mount)
 }
@@ -215,7 +227,9 @@ mod tests {
             (vec!["mkdir/bind"], false, Some(0)),
             (vec!["bind"], false, None),
             (vec!["bind"], true, Some(1)),
-            (vec!["mkfs/ext4"], false, None),
+            (vec!["mkfs/ext4"], false, Some(0)),
+            (vec!["mkfs/loop", "format/ext4"], false, Some(1)),
+            (vec!["mkzip/ext4"], false, None),
         ] {
             let planned = plan(&kinds(&of), temporary).map(|(_, made)| made);
             match made {

@@ -5,16 +5,16 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use gantry_core::{Context, Labels, Namespace, labels};
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_metadata::{Db, Member, MemberKind, Members};
-use gantry_mount::{Mount, UnmountFlags, is_mount_point, mount_all, unmount_all};
+use gantry_mount::Mount;
 
-use crate::plan::{Step, plan, resolve};
-use crate::record::{Activation, ActiveMount, Record};
+use crate::make::{Work, is_active, remove};
+use crate::plan::plan;
+use crate::record::{Activation, Record};
 
 /// Activations at one time: each may hold some dozens of mounts, and a kernel has 100,000.
 pub const ACTIVATIONS_MAX: usize = 4096;
@@ -235,49 +235,7 @@ impl Members for Shared {
     }
 }
 
-/// Mounts to make.
-struct Work {
-    dir: PathBuf,
-    number: u64,
-    steps: Vec<Step>,
-    made: usize,
-    mounts: Vec<Mount>,
-}
-
-impl Work {
-    /// Makes them; on failure nothing is left.
-    fn make(&self) -> Result<(Vec<ActiveMount>, Vec<Mount>)> {
-        let done = self.make_all();
-        if done.is_err()
-            && let Err(err) = remove(&self.dir, self.number)
-        {
-            tracing::warn!(%err, "half-made mounts are left until the next start");
-        }
-        done
-    }
-
-    fn make_all(&self) -> Result<(Vec<ActiveMount>, Vec<Mount>)> {
-        let own = self.dir.join(self.number.to_string());
-        fs::create_dir(&own).context(|| own.display().to_string())?;
-        let (mut active, mut places) = (Vec::new(), Vec::new());
-        for (i, step) in self.steps[..self.made].iter().enumerate() {
-            let mount = resolve(step, &self.mounts, &places, &own)?;
-            let place = own.join(i.to_string());
-            fs::create_dir(&place).context(|| place.display().to_string())?;
-            // Its place here is its own: the target is for whoever makes a stack of mounts.
-            let here = Mount { target: String::new(), ..mount.clone() };
-            mount_all(&[here], &place)?;
-            places.push(place.clone());
-            let mounted_at = SystemTime::now();
-            active.push(ActiveMount { mount, mounted_at, mount_point: place });
-        }
-        let left = self.steps[self.made..].iter();
-        let system = left.map(|step| resolve(step, &self.mounts, &places, &own));
-        Ok((active, system.collect::<Result<_>>()?))
-    }
-}
-
-fn file(dir: &Path, number: u64) -> PathBuf {
+pub(crate) fn file(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number}.{SUFFIX}"))
 }
 
@@ -289,34 +247,6 @@ fn save(dir: &Path, number: u64, record: &Record) -> Result<()> {
         .and_then(|()| fs::write(&temporary, text))
         .and_then(|()| fs::rename(&temporary, &path))
         .context(|| path.display().to_string())
-}
-
-/// Unmounts what is mounted for an activation, the last first, and removes its directory and file.
-fn remove(dir: &Path, number: u64) -> Result<()> {
-    let own = dir.join(number.to_string());
-    let mut places: Vec<(usize, PathBuf)> = match fs::read_dir(&own) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    places.sort_unstable_by_key(|(i, _)| std::cmp::Reverse(*i));
-    for (_, place) in places {
-        unmount_all(&place, UnmountFlags::default())?;
-        // Never anything in it: should the unmount not have worked, what is mounted stays whole.
-        fs::remove_dir(&place).context(|| place.display().to_string())?;
-    }
-    match fs::remove_dir_all(&own) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io(own.display(), e));
-        }
-        _ => {}
-    }
-    match fs::remove_file(file(dir, number)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir.display(), e)),
-        _ => Ok(()),
-    }
 }
 
 /// What an earlier run has left: whole activations are kept, others undone.
@@ -352,7 +282,7 @@ fn whole(dir: &Path, number: u64) -> Option<(Namespace, Option<String>, Activati
     let namespace = Namespace::new(record.namespace.clone()).ok()?;
     let lease = record.lease.clone();
     let activation = record.activation();
-    let mounted = activation.active.iter().all(|a| is_mount_point(&a.mount_point).unwrap_or(false));
+    let mounted = activation.active.iter().all(is_active);
     mounted.then_some((namespace, lease, activation))
 }
 

@@ -1,20 +1,29 @@
 //! Snapshots: layered filesystem trees that containers and image layers are made of.
 //!
-//! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`] and
-//! [`Native`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
+//! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`],
+//! [`Native`], [`Btrfs`], [`Erofs`] and [`Blockfile`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
 //! implementation, wrappers and remote ones included.
 //!
 //! Names are opaque here: the metadata layer maps `(namespace, key)` to them.
 #![forbid(unsafe_code)]
 
+mod blockfile;
+mod btrfs;
+mod data;
 mod engine;
+mod erofs;
+mod ids;
 mod integrity;
 mod native;
 mod overlay;
+mod quota;
 mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
+pub use blockfile::{Blockfile, BlockfileConfig};
+pub use btrfs::{Btrfs, BtrfsConfig};
+pub use erofs::{Erofs, ErofsConfig};
 pub use integrity::{Layer, LayerOrigin, Remade, Stray, Upkeep, Verdict};
 pub use native::{Native, NativeConfig};
 pub use overlay::{Overlayfs, OverlayfsConfig};
@@ -32,6 +41,9 @@ pub mod label {
     pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
     /// Group id mapping, as [`UID_MAPPING`].
     pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+    /// Most bytes that what is written to the snapshot may take, as a decimal number; overlayfs
+    /// alone, on filesystems with project quotas. It is taken when the snapshot is prepared.
+    pub const QUOTA_SIZE: &str = "containerd.io/snapshot/overlay.quota.size";
     /// Path of the upper directory, shown by `Stat` and `Walk` when the snapshotter is configured
     /// so.
     pub const UPPER_DIR: &str = "containerd.io/snapshot/overlay.upperdir";

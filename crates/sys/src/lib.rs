@@ -4,6 +4,7 @@
 //! All other crates forbid unsafe code. What `rustix` offers safely is used from there directly
 //! and not wrapped again. One file per topic; every unsafe block says why it is sound.
 
+pub mod btrfs;
 pub mod durable;
 pub mod enter;
 pub mod exec;
@@ -11,6 +12,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod mountattr;
 pub mod program;
+pub mod quota;
 pub mod seccomp;
 pub mod thread;
 pub mod tree;

@@ -13,7 +13,7 @@ const ATTACH_TRIES_MAX: u32 = 100;
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
-    _device: File,
+    device: File,
 }
 
 impl LoopDevice {
@@ -21,6 +21,53 @@ impl LoopDevice {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Has the device stay when nothing uses it, until [`detach`].
+    ///
+    /// # Errors
+    /// The kernel's error; the device then goes as it would have.
+    pub fn keep(self) -> io::Result<PathBuf> {
+        let mut info = LoopInfo::default();
+        let fd = self.device.as_raw_fd();
+        // SAFETY: LOOP_GET_STATUS64 writes a `struct loop_info64`, which `info` is, by layout and
+        // size; it lives for the call.
+        if unsafe { libc::ioctl(fd, LOOP_GET_STATUS64, &raw mut info) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        info.flags &= !LO_FLAGS_AUTOCLEAR;
+        // SAFETY: LOOP_SET_STATUS64 reads the same structure.
+        if unsafe { libc::ioctl(fd, LOOP_SET_STATUS64, &raw const info) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(self.path)
+    }
+}
+
+/// Takes the file off the loop device `device`: at once, or when its last user is gone. A device
+/// without a file is success.
+///
+/// # Errors
+/// The I/O error.
+pub fn detach(device: &Path) -> io::Result<()> {
+    let device = File::open(device)?;
+    // SAFETY: LOOP_CLR_FD takes no argument.
+    if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) } == 0 {
+        return Ok(());
+    }
+    let err = io::Error::last_os_error();
+    if err.raw_os_error() == Some(libc::ENXIO) { Ok(()) } else { Err(err) }
+}
+
+/// The file that is on the loop device `device`.
+pub fn backing(device: &Path) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let name = device.file_name()?;
+    let known = Path::new("/sys/block").join(name).join("loop/backing_file");
+    let mut path = std::fs::read(known).ok()?;
+    if path.last() == Some(&b'\n') {
+        path.pop();
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
 }
 
 /// Attaches `backing` to a free loop device.
@@ -43,7 +90,7 @@ pub fn attach(backing: &Path, read_only: bool) -> io::Result<LoopDevice> {
         // size; it lives for the call.
         let rc = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw mut config) };
         if rc == 0 {
-            return Ok(LoopDevice { path, _device: device });
+            return Ok(LoopDevice { path, device });
         }
         let err = io::Error::last_os_error();
         if err.raw_os_error() != Some(libc::EBUSY) {
@@ -56,6 +103,9 @@ pub fn attach(backing: &Path, read_only: bool) -> io::Result<LoopDevice> {
 // linux/loop.h
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+const LOOP_SET_STATUS64: libc::Ioctl = 0x4C04;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_NAME_LEN: usize = 64;
@@ -88,29 +138,31 @@ struct LoopInfo {
     init: [u64; 2],
 }
 
+impl Default for LoopInfo {
+    fn default() -> Self {
+        Self {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: 0,
+            file_name: [0; LO_NAME_LEN],
+            crypt_name: [0; LO_NAME_LEN],
+            encrypt_key: [0; LO_KEY_LEN],
+            init: [0; 2],
+        }
+    }
+}
+
 impl LoopConfig {
     fn new(fd: u32, read_only: bool) -> Self {
         let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
-        Self {
-            fd,
-            block_size: 0,
-            info: LoopInfo {
-                device: 0,
-                inode: 0,
-                rdevice: 0,
-                offset: 0,
-                size_limit: 0,
-                number: 0,
-                encrypt_type: 0,
-                encrypt_key_size: 0,
-                flags,
-                file_name: [0; LO_NAME_LEN],
-                crypt_name: [0; LO_NAME_LEN],
-                encrypt_key: [0; LO_KEY_LEN],
-                init: [0; 2],
-            },
-            reserved: [0; 8],
-        }
+        let info = LoopInfo { flags, ..LoopInfo::default() };
+        Self { fd, block_size: 0, info, reserved: [0; 8] }
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod acls;
 mod breakouts;
 mod damage;
 mod gnu;
@@ -11,4 +12,5 @@ mod roundtrip;
 mod stacks;
 mod support;
 mod trees;
+mod userns;
 mod whiteouts;

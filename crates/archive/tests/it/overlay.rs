@@ -42,6 +42,9 @@ impl Scratch {
     pub(crate) fn mount(&self, name: Option<&str>, lowers: &[PathBuf]) -> Overlay {
         let joined: Vec<&str> = lowers.iter().map(|l| l.to_str().unwrap()).collect();
         let mut options = vec![format!("lowerdir={}", joined.join(":"))];
+        if crate::userns::is_inside() {
+            options.push("userxattr".to_owned());
+        }
         let mut upper = PathBuf::new();
         if let Some(name) = name {
             upper = self.make(name);
@@ -62,7 +65,7 @@ impl Drop for Scratch {
 
 pub(crate) fn upper_options(lowers: Lowers) -> ApplyOptions {
     ApplyOptions {
-        target: Target::OverlayUpper { userxattr: false },
+        target: Target::OverlayUpper { userxattr: crate::userns::is_inside() },
         lowers,
         ..ApplyOptions::default()
     }

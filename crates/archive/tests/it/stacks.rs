@@ -188,8 +188,18 @@ fn check(stack: &[Vec<Op>]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// How many stacks are tried.
+const CASES: u32 = 64;
+
+/// Tries random stacks within this process, wherever it is.
+pub(crate) fn check_random_stacks() {
+    let stacks = prop::collection::vec(prop::collection::vec(op(), 0..12), 1..5);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(CASES));
+    runner.run(&stacks, |stack| check(&stack)).unwrap();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn root_every_way_of_applying_a_stack_gives_the_same_tree(

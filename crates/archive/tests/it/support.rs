@@ -203,7 +203,7 @@ pub(crate) fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let len = rustix::fs::llistxattr(path, names.as_mut_slice()).unwrap_or(0);
     let mut found = Vec::new();
     for name in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") {
+        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
             continue;
         }
         let mut value = vec![0; 65536];

@@ -10,6 +10,7 @@ mod crash;
 mod dockerd;
 mod doctor;
 mod failpoints;
+mod filesystems;
 mod hostile;
 mod images;
 mod journal;

@@ -35,6 +35,15 @@ pub struct Plugins {
     /// The native (copying) snapshotter.
     #[serde(rename = "io.containerd.snapshotter.v1.native")]
     pub native: RootPath,
+    /// The erofs snapshotter.
+    #[serde(rename = "io.containerd.snapshotter.v1.erofs")]
+    pub erofs: Erofs,
+    /// The blockfile snapshotter.
+    #[serde(rename = "io.containerd.snapshotter.v1.blockfile")]
+    pub blockfile: Blockfile,
+    /// The btrfs snapshotter.
+    #[serde(rename = "io.containerd.snapshotter.v1.btrfs")]
+    pub btrfs: RootPath,
     /// The diff service.
     #[serde(rename = "io.containerd.service.v1.diff-service")]
     pub diff: Diff,
@@ -157,6 +166,52 @@ pub struct Overlayfs {
     pub slow_chown: bool,
     /// Further overlay mount options.
     pub mount_options: Vec<String>,
+}
+
+/// Options of the erofs snapshotter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Erofs {
+    /// Directory of the snapshots; empty means below `root`.
+    pub root_path: PathBuf,
+    /// Further overlay mount options.
+    pub ovl_mount_options: Vec<String>,
+    /// Protect layers by fs-verity. Not built: the snapshotter is not loaded with it.
+    pub enable_fsverity: bool,
+    /// Make the images of layers immutable.
+    pub set_immutable: bool,
+    /// Size of a filesystem for what containers write. Not built, as above.
+    pub default_size: String,
+    /// Protect layers by dm-verity: `off` alone is built.
+    pub dmverity_mode: String,
+}
+
+/// Options of the blockfile snapshotter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Blockfile {
+    /// Directory of the snapshots; empty means below `root`.
+    pub root_path: PathBuf,
+    /// A file with an empty filesystem; without one the snapshotter is not loaded.
+    pub scratch_file: String,
+    /// Filesystem in the file; empty means ext4.
+    pub fs_type: String,
+    /// Options of every mount.
+    pub mount_options: Vec<String>,
+    /// Copy the scratch file anew at every start.
+    pub recreate_scratch: bool,
+}
+
+impl Default for Blockfile {
+    fn default() -> Self {
+        Self {
+            root_path: PathBuf::new(),
+            scratch_file: String::new(),
+            fs_type: String::new(),
+            mount_options: Vec::new(),
+            recreate_scratch: true,
+        }
+    }
 }
 
 /// A plugin whose only option is where it keeps its files.

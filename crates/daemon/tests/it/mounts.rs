@@ -107,8 +107,8 @@ async fn root_what_cannot_be_activated_leaves_nothing() {
     absent[1].source = "/no/such/directory".into();
     refused(m.activate(ns(activate("c", absent))).await, Code::NotFound, "/no/such/directory");
     let mut made = stack(&dir);
-    made[0].r#type = "mkfs/ext4".into();
-    refused(m.activate(ns(activate("d", made))).await, Code::Unimplemented, "mkfs");
+    made[0].r#type = "mkzip/ext4".into();
+    refused(m.activate(ns(activate("d", made))).await, Code::Unimplemented, "mkzip");
     let request = leased(ns(activate("e", stack(&dir))), "gone");
     refused(m.activate(request).await, Code::NotFound, "lease does not exist");
     refused(m.update(ns(wire::UpdateRequest::default())).await, Code::Unimplemented, "");
@@ -121,6 +121,66 @@ async fn root_what_cannot_be_activated_leaves_nothing() {
     assert!(all.system.is_empty());
     assert!(Path::new(&all.active[0].mount_point).join("low").exists());
     m.deactivate(ns(deactivate("all"))).await.unwrap();
+    daemon.stop().await;
+}
+
+fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        r#type: kind.into(),
+        source: source.into(),
+        target: String::new(),
+        options: options.iter().map(|o| (*o).to_owned()).collect(),
+    }
+}
+
+/// A new filesystem in a file, on a loop device, mounted, with a directory of it bound.
+fn disk(image: &Path) -> Vec<Mount> {
+    let make = ["X-containerd.mkfs.size=8MiB", "X-containerd.mkfs.fs=ext4"];
+    let dir = "X-containerd.mkdir.path={{ mount 1 }}/upper:0755";
+    vec![
+        mount("mkfs/loop", image.to_str().unwrap(), &make),
+        mount("format/ext4", "{{ mount 0 }}", &[]),
+        mount("format/mkdir/bind", "{{ mount 1 }}/upper", &[dir, "rbind", "rw"]),
+    ]
+}
+
+fn loop_device_of(image: &Path) -> Option<String> {
+    let table = std::process::Command::new("losetup").arg("-j").arg(image).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    table.split(':').next().filter(|device| !device.is_empty()).map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_filesystems_are_made_in_files_and_put_on_loop_devices() {
+    let mut daemon = Harness::start().await;
+    let mut m = MountsClient::new(daemon.channel());
+    let image = daemon.path().join("disk.img");
+    let made = m.activate(ns(activate("disk", disk(&image)))).await.unwrap().into_inner();
+    let made = made.info.unwrap();
+    assert_eq!((made.active.len(), made.system.len()), (2, 1));
+    let device = loop_device_of(&image).expect("the file is on a device");
+    let place = Path::new(&made.active[0].mount_point);
+    assert_eq!(std::fs::read_link(place).unwrap().to_str(), Some(device.as_str()));
+    let filesystem = &made.active[1].mount_point;
+    assert_eq!(made.system[0].source, format!("{filesystem}/upper"));
+    std::fs::write(Path::new(&made.system[0].source).join("file"), "kept").unwrap();
+    // Both outlive the daemon.
+    daemon.restart().await;
+    let mut m = MountsClient::new(daemon.channel());
+    let found = m.info(ns(info("disk"))).await.unwrap().into_inner().info.unwrap();
+    assert_eq!(found, made);
+    m.deactivate(ns(deactivate("disk"))).await.unwrap();
+    assert_eq!(loop_device_of(&image), None);
+    // The next time it is there, with what was written.
+    let again = m.activate(ns(activate("disk", disk(&image)))).await.unwrap().into_inner();
+    let source = again.info.unwrap().system[0].source.clone();
+    assert_eq!(std::fs::read(Path::new(&source).join("file")).unwrap(), b"kept");
+    m.deactivate(ns(deactivate("disk"))).await.unwrap();
+    // What fails takes its device back.
+    let mut broken = disk(&image);
+    broken[1].r#type = "format/xfs".into();
+    m.activate(ns(activate("broken", broken))).await.unwrap_err();
+    assert_eq!(loop_device_of(&image), None);
     daemon.stop().await;
 }
 

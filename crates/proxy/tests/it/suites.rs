@@ -4,27 +4,27 @@ use gantry_content::testsuite::{get, open, put};
 use gantry_content::{Store, WriterOptions};
 use gantry_core::Labels;
 use gantry_proxy::{ProxySnapshotter, ProxyStore};
-use gantry_snapshots::testsuite::layer;
+use gantry_snapshots::testsuite::{Counts, layer};
 use gantry_snapshots::{Kind, Snapshotter};
 use gantry_testkit::{Daemon, DaemonBuilder};
 
 use crate::{plugin, without_gc};
 
-async fn snapshotter(remote: DaemonBuilder, name: &str) {
+async fn snapshotter(remote: DaemonBuilder, name: &str, counts: Counts) {
     let (remote, target) = (without_gc(remote), tempfile::tempdir().unwrap());
     let sn = ProxySnapshotter::new(plugin(name, &remote));
     gantry_snapshots::testsuite::records(&sn).await;
-    gantry_snapshots::testsuite::trees(&sn, target.path()).await;
+    gantry_snapshots::testsuite::trees(&sn, target.path(), counts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_overlayfs_of_gantryd() {
-    snapshotter(Daemon::gantryd(), "overlayfs").await;
+    snapshotter(Daemon::gantryd(), "overlayfs", Counts::Files).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_native_of_gantryd() {
-    snapshotter(Daemon::gantryd(), "native").await;
+    snapshotter(Daemon::gantryd(), "native", Counts::FilesOfAll).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,9 @@
 //!
 //! # Order on disk
 //! * **Prepare:** directory, then record. A crash between leaves a directory that no record
-//!   names: start-up removes it. The directory is not synced: until someone writes to it there is
-//!   nothing to lose, and start-up makes an empty one again for a record whose directory a power
-//!   cut took.
+//!   names: start-up removes it. The directory is not synced unless it holds a copy of its parent:
+//!   until someone writes to it there is nothing to lose, and start-up makes one again for a
+//!   record whose directory a power cut took.
 //! * **Commit:** the tree is synced ([`sync`]), then the record changes. Nothing is renamed.
 //! * **Remove:** record, then directory: renamed to a `.removed-` name, from which a thread of low
 //!   urgency frees the space ([`trash`]); start-up goes on where a crash ended it.
@@ -31,6 +31,7 @@ mod upkeep;
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::future::Future;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,7 @@ use gantry_core::Labels;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::Mount;
 use gantry_store::Store;
-use gantry_sys::tree;
+use gantry_sys::tree::{self, Measure};
 
 use crate::{CommitOptions, Info, Kind, Snapshotter, Upkeep, Usage};
 pub(crate) use records::Snapshot;
@@ -59,18 +60,82 @@ pub(crate) trait Layout: Send + Sync + 'static {
     /// Whether a snapshot of this kind, with or without parent, has a directory.
     fn has_dir(&self, kind: Kind, has_parent: bool) -> bool;
 
-    /// Fills the new directory `dir`, its tree last. `parent` is the directory of the parent
-    /// snapshot.
+    /// Makes the directory `dir` of a new snapshot, its tree last. `parent` is the directory of
+    /// the parent snapshot. What a failure leaves is removed by the caller.
+    fn make(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
+        fs::create_dir(dir).context(|| dir.display().to_string())?;
+        gantry_failpoint::hit("snapshot.fill").context(|| dir.display().to_string())?;
+        self.fill(dir, parent, labels)
+    }
+
+    /// Fills the new directory `dir`, its tree last, for those that do not make it themselves.
     fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()>;
 
-    /// The tree in `dir` that is measured and made durable.
+    /// Whether a new snapshot, with or without parent, is a copy: it has to be on disk before its
+    /// record is, because after a power cut a half copied one looks like a whole one.
+    fn copies(&self, has_parent: bool) -> bool {
+        let _ = has_parent;
+        false
+    }
+
+    /// The tree in `dir` that an active snapshot is written to.
     fn tree(&self, dir: &Path) -> PathBuf;
 
+    /// What is kept in `dir` of a committed snapshot: a directory that is summed up and made
+    /// durable.
+    fn kept(&self, dir: &Path) -> PathBuf {
+        self.tree(dir)
+    }
+
+    /// Disk use of the tree in `dir` alone, of whose parent's directory is `parent`; `whole` is
+    /// what the tree takes with what it shares.
+    ///
+    /// # Errors
+    /// The I/O error.
+    fn own_use(&self, dir: &Path, parent: Option<&Path>, whole: Measure) -> io::Result<Measure> {
+        let _ = (dir, parent);
+        Ok(whole)
+    }
+
+    /// Turns the tree of an active snapshot into what is kept of it, before that is measured and
+    /// made durable. May be done again, and the snapshot may stay active.
+    fn seal(&self, dir: &Path) -> Result<()> {
+        let _ = dir;
+        Ok(())
+    }
+
+    /// Lets go of what a sealed snapshot needs no more, once it is recorded as committed. `drop`
+    /// takes a path below `dir` and has it deleted.
+    fn settle(&self, dir: &Path, drop: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+        let _ = (dir, drop);
+        Ok(())
+    }
+
+    /// Whether [`Layout::mounts`] asks or changes the system, so that it must not be called where
+    /// others wait.
+    const MOUNTS_BLOCK: bool = false;
+
     /// The mounts of an active snapshot or a view.
-    fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Vec<Mount>;
+    fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Result<Vec<Mount>>;
 
     /// Adds what the snapshotter tells about a snapshot by label.
     fn describe(&self, root: &Dirs, snapshot: &Snapshot, info: &mut Info);
+
+    /// Takes away what the snapshotter itself has mounted below `dir`, which is about to go or to
+    /// be replaced.
+    fn release(&self, dir: &Path) -> Result<()> {
+        let _ = dir;
+        Ok(())
+    }
+
+    /// Takes away everything the snapshotter itself has mounted.
+    fn close(&self, root: &Dirs) -> Result<()> {
+        let _ = root;
+        Ok(())
+    }
+
+    /// How a directory that has been a snapshot's is deleted.
+    const REMOVE: fn(&Path) -> io::Result<()> = tree::remove;
 }
 
 /// The directories of snapshots.
@@ -81,6 +146,13 @@ impl Dirs {
     /// The directory of snapshot `id`.
     pub(crate) fn at(&self, id: u64) -> PathBuf {
         self.0.join(id.to_string())
+    }
+
+    /// All of them, those of removed snapshots too.
+    pub(crate) fn all(&self) -> Result<Vec<PathBuf>> {
+        let what = || self.0.display().to_string();
+        let entries = fs::read_dir(&self.0).context(what)?;
+        entries.map(|entry| entry.map(|e| e.path()).context(what)).collect()
     }
 }
 
@@ -126,7 +198,7 @@ impl<L: Layout> Engine<L> {
         make_private(root)?;
         make_private(&dirs.0)?;
         let sync = TreeSync::open(&dirs.0)?;
-        let trash = Arc::new(Trash::new(&dirs.0));
+        let trash = Arc::new(Trash::new(&dirs.0, L::REMOVE));
         let next_id = AtomicU64::new(1);
         let (making, damaged) = Default::default();
         let shared =
@@ -173,7 +245,7 @@ impl<L: Layout> Engine<L> {
                 engine.blocking(move |s| s.make_dir(id, parent_id, &labels)).await?;
             }
             match engine.0.records.create(id, new).await {
-                Ok(snapshot) => Ok(engine.0.layout.mounts(&engine.0.dirs, &snapshot)),
+                Ok(snapshot) => engine.mounts_of(snapshot).await,
                 Err(e) => {
                     if has_dir {
                         engine.blocking(move |s| s.discarded(id)).await?;
@@ -183,6 +255,13 @@ impl<L: Layout> Engine<L> {
             }
         })
         .await
+    }
+
+    async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
+        if L::MOUNTS_BLOCK {
+            return self.blocking(move |s| s.layout.mounts(&s.dirs, &snapshot)).await;
+        }
+        self.0.layout.mounts(&self.0.dirs, &snapshot)
     }
 
     fn info(&self, snapshot: Snapshot) -> Info {
@@ -207,7 +286,7 @@ impl<L: Layout> Snapshotter for Engine<L> {
         if snapshot.info.kind != Kind::Active {
             return Ok(snapshot.usage);
         }
-        self.blocking(move |s| s.measure(snapshot.id)).await
+        self.blocking(move |s| s.measure(&snapshot)).await
     }
 
     async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
@@ -217,7 +296,7 @@ impl<L: Layout> Snapshotter for Engine<L> {
                 "snapshot {key:?}: a committed snapshot has no mounts"
             )));
         }
-        Ok(self.0.layout.mounts(&self.0.dirs, &snapshot))
+        self.mounts_of(snapshot).await
     }
 
     async fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
@@ -235,8 +314,10 @@ impl<L: Layout> Snapshotter for Engine<L> {
         to_the_end(async move {
             let records = &engine.0.records;
             let snapshot = records.check_commit(&name, &key, &options, L::REBASES)?;
-            let measured = engine.blocking(move |s| s.make_durable(snapshot.id)).await?;
-            records.commit(name, key, options, L::REBASES, measured).await
+            let (id, parent) = (snapshot.id, snapshot.parents.first().copied());
+            let measured = engine.blocking(move |s| s.make_durable(id, parent)).await?;
+            records.commit(name, key, options, L::REBASES, measured).await?;
+            engine.blocking(move |s| s.settled(id)).await
         })
         .await
     }
@@ -264,7 +345,7 @@ impl<L: Layout> Snapshotter for Engine<L> {
     }
 
     async fn close(&self) -> Result<()> {
-        Ok(())
+        self.blocking(|s| s.layout.close(&s.dirs)).await
     }
 }
 
@@ -274,9 +355,12 @@ impl<L: Layout> Shared<L> {
         let dir = self.dirs.at(id);
         let what = || dir.display().to_string();
         gantry_failpoint::hit("snapshot.mkdir").context(what)?;
-        let made = fs::create_dir(&dir).context(what).and_then(|()| {
-            gantry_failpoint::hit("snapshot.fill").context(what)?;
-            self.layout.fill(&dir, parent.map(|p| self.dirs.at(p)).as_deref(), labels)
+        let parent = parent.map(|p| self.dirs.at(p));
+        let made = self.layout.make(&dir, parent.as_deref(), labels).and_then(|()| {
+            match self.layout.copies(parent.is_some()) {
+                true => self.sync.sync_filesystem().context(|| format!("sync {}", dir.display())),
+                false => Ok(()),
+            }
         });
         made.inspect_err(|_| self.discard(id))
     }
@@ -285,7 +369,8 @@ impl<L: Layout> Shared<L> {
     /// fails here is done by [`Snapshotter::cleanup`] or the next start, so it only warns.
     fn discard(&self, id: u64) {
         let dir = self.dirs.at(id);
-        let result = match self.trash.take(&dir, id) {
+        let taken = self.layout.release(&dir).and_then(|()| self.trash.take(&dir, id));
+        let result = match taken {
             Ok(false) => return,
             Ok(true) if self.sync_remove => self.trash.empty(),
             Ok(true) => self.trash.empty_soon(),
@@ -301,20 +386,42 @@ impl<L: Layout> Shared<L> {
         Ok(())
     }
 
-    fn measure(&self, id: u64) -> Result<Usage> {
-        let path = self.layout.tree(&self.dirs.at(id));
-        let measure = tree::measure(&path).context(|| path.display().to_string())?;
-        Ok(Usage { inodes: measure.inodes, size: measure.bytes })
+    /// Disk use of an active snapshot.
+    fn measure(&self, snapshot: &Snapshot) -> Result<Usage> {
+        let dir = self.dirs.at(snapshot.id);
+        let path = self.layout.tree(&dir);
+        let parent = snapshot.parents.first().map(|p| self.dirs.at(*p));
+        let own = tree::measure(&path)
+            .and_then(|whole| self.layout.own_use(&dir, parent.as_deref(), whole))
+            .context(|| path.display().to_string())?;
+        Ok(Usage { inodes: own.inodes, size: own.bytes })
     }
 
-    /// Measures the tree of a snapshot, sums it up and makes it durable.
-    fn make_durable(&self, id: u64) -> Result<(Usage, Summary)> {
+    /// Seals the tree of a snapshot, measures it, sums it up and makes it durable.
+    fn make_durable(&self, id: u64, parent: Option<u64>) -> Result<(Usage, Summary)> {
         let dir = self.dirs.at(id);
-        let tree = self.layout.tree(&dir);
-        let (measure, summary) = summary::of_tree(&tree).context(|| tree.display().to_string())?;
+        self.layout.seal(&dir)?;
+        let what = || dir.display().to_string();
+        let kept = self.layout.kept(&dir);
+        let (whole, summary) = summary::of_tree(&kept).context(|| kept.display().to_string())?;
+        let parent = parent.map(|p| self.dirs.at(p));
+        let own = self.layout.own_use(&dir, parent.as_deref(), whole).context(what)?;
         let what = || format!("sync {}", dir.display());
-        self.sync.sync(&tree, &dir, measure.inodes).context(what)?;
-        Ok((Usage { inodes: measure.inodes, size: measure.bytes }, summary))
+        self.sync.sync(&kept, &dir, whole.inodes).context(what)?;
+        Ok((Usage { inodes: own.inodes, size: own.bytes }, summary))
+    }
+
+    /// Lets go of what a committed snapshot needs no more. What fails is done at the next start.
+    fn settled(&self, id: u64) -> Result<()> {
+        let dir = self.dirs.at(id);
+        let drop = |path: &Path| {
+            self.trash.take(path, id)?;
+            if self.sync_remove { self.trash.empty() } else { self.trash.empty_soon() }
+        };
+        if let Err(err) = self.layout.settle(&dir, &drop) {
+            tracing::warn!(path = %dir.display(), %err, "what a commit leaves is not removed yet");
+        }
+        Ok(())
     }
 
     /// Refuses a parent whose tree, or one below it, is being made again.

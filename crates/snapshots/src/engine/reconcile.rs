@@ -51,7 +51,8 @@ impl<L: Layout> Shared<L> {
         let mut strange = 0;
         for (path, id) in found {
             // The tree is the last that is made.
-            if known.contains(&id) && self.layout.tree(&path).exists() {
+            let made = || self.layout.tree(&path).exists() || self.layout.kept(&path).exists();
+            if known.contains(&id) && made() {
                 on_disk.insert(id);
             } else if id <= floor {
                 strange += 1;
@@ -69,6 +70,11 @@ impl<L: Layout> Shared<L> {
             .filter(|s| needs_dir(&self.layout, s) && !on_disk.contains(&s.id))
             .map(|s| s.id)
             .collect();
+        for done in recorded.iter().filter(|s| s.info.kind == Kind::Committed) {
+            if on_disk.contains(&done.id) {
+                self.settled(done.id)?;
+            }
+        }
         if !lost.is_empty() {
             self.mend(&recorded, &lost)?;
         }

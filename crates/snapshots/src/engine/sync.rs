@@ -68,7 +68,10 @@ impl TreeSync {
     }
 
     /// Waits for a round of `syncfs` that begins after this call, and runs it if nobody does.
-    fn sync_filesystem(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As [`TreeSync::sync`].
+    pub(super) fn sync_filesystem(&self) -> io::Result<()> {
         let mut state = self.state();
         let round = state.begun + 1;
         loop {

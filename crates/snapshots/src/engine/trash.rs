@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_sys::tree;
 
 /// Prefix of directories on their way out.
 const PREFIX: &str = ".removed-";
@@ -21,6 +20,8 @@ pub(super) struct Trash {
     /// Held while deleting: two at the same tree would trip over each other.
     deleting: Mutex<()>,
     thread: Mutex<Thread>,
+    /// Deletes one of them.
+    remove: fn(&Path) -> io::Result<()>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +34,9 @@ enum Thread {
 }
 
 impl Trash {
-    pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), deleting: Mutex::default(), thread: Mutex::default() }
+    pub(super) fn new(dir: &Path, remove: fn(&Path) -> io::Result<()>) -> Self {
+        let (deleting, thread) = Default::default();
+        Self { dir: dir.to_owned(), deleting, thread, remove }
     }
 
     /// Whether a directory of this name is removed.
@@ -52,7 +54,7 @@ impl Trash {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
                 // Numbers begin anew after a restart, and an older one may be on its way out.
                 Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => name.push('+'),
-                Err(e) => return Err(Error::io("rename", e)),
+                Err(e) => return Err(Error::io(format!("rename {}", dir.display()), e)),
             }
         }
     }
@@ -80,7 +82,7 @@ impl Trash {
             let entry = entry.context(what)?;
             if Self::owns(&entry.file_name().to_string_lossy()) {
                 let path = entry.path();
-                let removed = tree::remove(&path).context(|| path.display().to_string());
+                let removed = (self.remove)(&path).context(|| path.display().to_string());
                 first_error = first_error.and(removed);
             }
         }
@@ -128,12 +130,14 @@ impl Trash {
 
 #[cfg(test)]
 mod tests {
+    use gantry_sys::tree;
+
     use super::*;
 
     #[test]
     fn takes_a_number_again() {
         let temp = tempfile::tempdir().unwrap();
-        let trash = Trash::new(temp.path());
+        let trash = Trash::new(temp.path(), tree::remove);
         let dir = temp.path().join("1");
         for _ in 0..3 {
             fs::create_dir_all(dir.join("full")).unwrap();

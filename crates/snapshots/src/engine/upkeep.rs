@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_mount::MountInfo;
 use gantry_sys::durable;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -77,7 +78,13 @@ impl<L: Layout> Upkeep for Engine<L> {
             let mut active = snapshot;
             active.id = id;
             active.info.kind = Kind::Active;
-            Ok(Remade { mounts: engine.0.layout.mounts(&engine.0.dirs, &active), id, name })
+            match engine.mounts_of(active).await {
+                Ok(mounts) => Ok(Remade { mounts, id, name }),
+                Err(err) => {
+                    engine.drop_remade(id).await;
+                    Err(err)
+                }
+            }
         })
         .await
     }
@@ -174,11 +181,13 @@ impl<L: Layout> Engine<L> {
     /// Puts the tree `id` in the place of the one of the layer `name`. True when the old one may
     /// be in use.
     async fn replace_now(&self, id: u64, name: &str) -> Result<bool> {
-        let old = self.committed(name)?.id;
-        let measured = self.blocking(move |s| s.make_durable(id)).await?;
+        let snapshot = self.committed(name)?;
+        let (old, parent) = (snapshot.id, snapshot.parents.first().copied());
+        let measured = self.blocking(move |s| s.make_durable(id, parent)).await?;
         let in_use = self.blocking(move |s| s.exchange(old, id)).await?;
         self.0.records.remade(name.to_owned(), old, measured).await?;
         self.0.damaged.remove(old);
+        self.blocking(move |s| s.settled(old)).await?;
         Ok(in_use)
     }
 
@@ -191,7 +200,7 @@ impl<L: Layout> Engine<L> {
 
 impl<L: Layout> Shared<L> {
     fn verify(&self, snapshot: &Snapshot) -> Result<Verdict> {
-        let tree = self.layout.tree(&self.dirs.at(snapshot.id));
+        let tree = self.layout.kept(&self.dirs.at(snapshot.id));
         let found = match summary::of_tree(&tree) {
             Ok((_, found)) => found,
             Err(err) if is_damage(&err) => {
@@ -210,6 +219,7 @@ impl<L: Layout> Shared<L> {
     /// afterwards.
     fn exchange(&self, old: u64, new: u64) -> Result<bool> {
         self.check_unmounted(old)?;
+        self.layout.release(&self.dirs.at(old))?;
         let (old_dir, new_dir) = (self.dirs.at(old), self.dirs.at(new));
         let what = || format!("exchange {} and {}", old_dir.display(), new_dir.display());
         gantry_failpoint::hit("snapshot.exchange").context(what)?;
@@ -223,16 +233,21 @@ impl<L: Layout> Shared<L> {
     }
 
     /// # Errors
-    /// FailedPrecondition while the tree is part of any mount.
+    /// FailedPrecondition while anything of the snapshot is part of a mount that is not our own.
     fn check_unmounted(&self, id: u64) -> Result<()> {
         let dir = self.dirs.at(id);
-        let tree = self.layout.tree(&dir);
-        for mount in gantry_mount::mountinfo()? {
-            let bound = is_within(&mount.root, &dir);
-            if bound || names_dir(&mount.super_options, &self.dirs.0, &tree) {
+        let mounts = gantry_mount::mountinfo()?;
+        let here = within_filesystem(&mounts, &dir);
+        for mount in mounts.iter().filter(|m| !m.mount_point.starts_with(&dir)) {
+            let bound = is_within(&mount.root, &dir)
+                || here.as_ref().is_some_and(|(device, path)| {
+                    mount.device == *device && mount.root.starts_with(path)
+                });
+            let image = Path::new(&mount.source).starts_with(&dir);
+            if bound || image || names_dir(&mount.super_options, &self.dirs.0, &dir) {
                 return Err(Error::failed_precondition(format!(
                     "{} is in use by the mount at {}",
-                    tree.display(),
+                    dir.display(),
                     mount.mount_point.display()
                 )));
             }
@@ -278,8 +293,17 @@ fn is_damage(err: &io::Error) -> bool {
     matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::IO | Errno::UCLEAN | Errno::LOOP))
 }
 
-/// Whether the root of a mount, a path on its filesystem, can be in `dir`: the filesystem's own
-/// mount point is not part of it, so the last names must do.
+/// Where `dir` is on its filesystem, and the filesystem's device.
+fn within_filesystem(mounts: &[MountInfo], dir: &Path) -> Option<(String, PathBuf)> {
+    let deepest = |m: &&MountInfo| m.mount_point.components().count();
+    // Of mounts stacked at one place the last is seen.
+    let on = mounts.iter().filter(|m| dir.starts_with(&m.mount_point)).max_by_key(deepest)?;
+    let below = dir.strip_prefix(&on.mount_point).ok()?;
+    Some((on.device.clone(), on.root.join(below)))
+}
+
+/// Whether the root of a mount, a path on its filesystem, can be in `dir`: for mounts made where
+/// the filesystem is mounted elsewhere, the last names must do.
 fn is_within(root: &Path, dir: &Path) -> bool {
     const NAMES: usize = 3;
     let names: Vec<_> = dir.components().rev().take(NAMES).collect();
@@ -287,10 +311,10 @@ fn is_within(root: &Path, dir: &Path) -> bool {
     root.windows(names.len()).any(|window| window == names.as_slice())
 }
 
-/// Whether the options of a mount name `tree`, by its path or relative to `dirs`.
-fn names_dir(options: &str, dirs: &Path, tree: &Path) -> bool {
+/// Whether the options of a mount name what is in `dir`, by its path or relative to `dirs`.
+fn names_dir(options: &str, dirs: &Path, dir: &Path) -> bool {
     options.split([',', ':', '=']).any(|word| {
         let path = Path::new(word);
-        path == tree || dirs.join(path) == tree
+        !word.is_empty() && (path.starts_with(dir) || dirs.join(path).starts_with(dir))
     })
 }

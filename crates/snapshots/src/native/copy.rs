@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use gantry_sys::tree::entries;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    chmodat, chownat, fstat, ioctl_ficlone, lgetxattr, lgetxattr_query, linkat, llistxattr,
-    llistxattr_query, lsetxattr, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
-    utimensat,
+    chmodat, chownat, fstat, lgetxattr, lgetxattr_query, linkat, llistxattr, llistxattr_query,
+    lsetxattr, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
+
+use crate::data;
 
 /// Deepest directory that is copied. Two descriptors are open for each level; images come nowhere
 /// near.
@@ -130,14 +131,7 @@ fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Resul
     let source = openat(from, name, flags | OFlags::RDONLY, Mode::empty())?;
     let create = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let copy = openat(to, name, create, Mode::RUSR | Mode::WUSR)?;
-    match ioctl_ficlone(&copy, &source) {
-        Ok(()) => Ok(()),
-        // Copies in the kernel, or by reading and writing.
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
-            io::copy(&mut File::from(source), &mut File::from(copy)).map(drop)
-        }
-        Err(e) => Err(e.into()),
-    }
+    data::copy(&File::from(source), &File::from(copy))
 }
 
 /// Owner, mode (not of a symbolic link), extended attributes and times, in the order in which the

@@ -66,17 +66,21 @@ impl Layout for Copies {
         }
     }
 
+    fn copies(&self, has_parent: bool) -> bool {
+        has_parent
+    }
+
     fn tree(&self, dir: &Path) -> PathBuf {
         dir.to_owned()
     }
 
-    fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Vec<Mount> {
+    fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Result<Vec<Mount>> {
         let (id, access) = match (snapshot.info.kind, snapshot.parents.first()) {
             (Kind::Active, _) => (snapshot.id, "rw"),
             (_, Some(parent)) => (*parent, "ro"),
             (_, None) => (snapshot.id, "ro"),
         };
-        vec![Mount::new("bind", root.at(id).display().to_string(), ["rbind", access])]
+        Ok(vec![Mount::new("bind", root.at(id).display().to_string(), ["rbind", access])])
     }
 
     fn describe(&self, _root: &Dirs, _snapshot: &Snapshot, _info: &mut Info) {}

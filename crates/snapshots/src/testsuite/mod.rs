@@ -13,7 +13,7 @@ use gantry_errdefs::{Class, Error, Result};
 use crate::{CommitOptions, Snapshotter};
 
 pub use records::records;
-pub use trees::{rebase, trees};
+pub use trees::{Counts, rebase, trees};
 
 /// Prepares `key` on `parent` and commits it as `name`, empty.
 ///

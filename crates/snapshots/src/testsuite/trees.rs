@@ -15,15 +15,28 @@ use crate::{CommitOptions, Snapshotter, Usage};
 /// not fit a page.
 const LAYERS: usize = 64;
 
+/// What a snapshotter counts as the use of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// The files of the layer.
+    Files,
+    /// The files of the layer and those of its parents, of which it holds a copy.
+    FilesOfAll,
+    /// A file that holds a filesystem, in what blocks it has.
+    Image,
+    /// The files of the layer while it is active, then the image made of them.
+    ImageOnceCommitted,
+}
+
 /// Checks the trees that mounts show. `dir` is an empty directory to mount at.
-pub async fn trees(sn: &dyn Snapshotter, dir: &Path) {
+pub async fn trees(sn: &dyn Snapshotter, dir: &Path, counts: Counts) {
     layers_stack(sn, dir).await;
     active_ones_do_not_see_each_other(sn, dir).await;
     views_cannot_be_written(sn, dir).await;
     directories_can_be_replaced(sn, dir).await;
     properties_are_kept(sn, dir).await;
     root_directory_is_the_parents(sn, dir).await;
-    usage_is_the_layers_own(sn, dir).await;
+    usage_is_the_layers_own(sn, dir, counts).await;
     many_layers(sn, dir).await;
     active_content_is_kept_between_mounts(sn, dir).await;
 }
@@ -230,19 +243,42 @@ async fn root_directory_is_the_parents(sn: &dyn Snapshotter, dir: &Path) {
     remove_all(sn, &["suite-a", "suite-2", "suite-1"]).await;
 }
 
-async fn usage_is_the_layers_own(sn: &dyn Snapshotter, dir: &Path) {
+async fn usage_is_the_layers_own(sn: &dyn Snapshotter, dir: &Path, counts: Counts) {
     const MEBIBYTE: u64 = 1 << 20;
-    let fill = |root: &Path| {
-        fs::write(root.join("big"), vec![1; MEBIBYTE as usize])?;
-        fs::File::open(root.join("big"))?.sync_all()
+    /// What an empty filesystem takes of its file; those of the tests are small.
+    const FILESYSTEM: u64 = 16 * MEBIBYTE;
+    let fill = |name: &'static str| {
+        move |root: &Path| {
+            fs::write(root.join(name), vec![1; MEBIBYTE as usize])?;
+            fs::File::open(root.join(name))?.sync_all()?;
+            rustix::fs::syncfs(fs::File::open(root)?).map_err(io::Error::from)
+        }
     };
-    ok(prepare(sn, dir, "suite-a", None, fill).await);
+    ok(prepare(sn, dir, "suite-a", None, fill("big")).await);
     let active: Usage = ok(sn.usage("suite-a").await);
-    assert!(active.size >= MEBIBYTE && active.size < 2 * MEBIBYTE, "{active:?}");
+    let overhead = if counts == Counts::Image { FILESYSTEM } else { MEBIBYTE };
+    assert!(active.size >= MEBIBYTE && active.size < MEBIBYTE + overhead, "{active:?}");
     assert_eq!(active.inodes, 2, "the root and the file");
     ok(sn.commit("suite-1", "suite-a", CommitOptions::default()).await);
-    assert_eq!(ok(sn.usage("suite-1").await), active);
-    remove_all(sn, &["suite-1"]).await;
+    let committed = ok(sn.usage("suite-1").await);
+    match counts {
+        Counts::ImageOnceCommitted => {
+            assert!(committed.size >= MEBIBYTE && committed.size < 2 * MEBIBYTE, "{committed:?}");
+        }
+        _ => assert_eq!(committed, active),
+    }
+    // What is below does not count again, unless it is there again.
+    ok(prepare(sn, dir, "suite-b", Some("suite-1"), fill("more")).await);
+    let above = ok(sn.usage("suite-b").await);
+    match counts {
+        Counts::Files | Counts::ImageOnceCommitted => {
+            assert_eq!(above.inodes, 2, "the root and the new file");
+            assert!(above.size < 2 * MEBIBYTE, "{above:?}");
+        }
+        Counts::FilesOfAll => assert_eq!(above.inodes, 3, "the root and both files"),
+        Counts::Image => assert!(above.size >= 2 * MEBIBYTE, "{above:?}"),
+    }
+    remove_all(sn, &["suite-b", "suite-1"]).await;
 }
 
 async fn many_layers(sn: &dyn Snapshotter, dir: &Path) {

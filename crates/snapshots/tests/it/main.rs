@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod crash;
+mod filesystem;
 mod model;
+mod others;
 mod overlay;
 mod power;
+mod quota;
 mod suite;
 mod upkeep;
 

@@ -9,6 +9,7 @@ mod snapshots;
 use gantry_core::{Any, Context, Labels};
 use gantry_errdefs::{Error, Result};
 use gantry_metadata::testsuite::{self, Release};
+use gantry_snapshots::testsuite::Counts;
 use gantry_testkit::Daemon;
 use prost_types::FieldMask;
 use std::time::SystemTime;
@@ -68,9 +69,9 @@ async fn snapshots_through_grpc() {
 async fn root_snapshot_trees_through_grpc() {
     let daemon = Harness::start().await;
     let target = tempfile::tempdir().unwrap();
-    for name in ["overlayfs", "native"] {
+    for (name, counts) in [("overlayfs", Counts::Files), ("native", Counts::FilesOfAll)] {
         let remote = snapshots::Remote::new(daemon.channel(), name).await;
-        gantry_snapshots::testsuite::trees(&remote, target.path()).await;
+        gantry_snapshots::testsuite::trees(&remote, target.path(), counts).await;
     }
     daemon.stop().await;
 }

@@ -1,0 +1,130 @@
+//! Hard limits by project quotas. Few kernels that tests run on have them, so the test boots the
+//! small machine, which runs this same program on filesystems of its own.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_core::Labels;
+use gantry_mount::{UnmountFlags, mount_all, unmount_all};
+use gantry_snapshots::{CommitOptions, Overlayfs, Snapshotter, label, testsuite};
+use gantry_store::MemStore;
+use gantry_testkit::{Vm, system_program};
+
+use crate::Place;
+
+/// Where the machine has its filesystems, separated by colons.
+const FILESYSTEMS: &str = "GANTRY_QUOTA_FILESYSTEMS";
+
+const MEBIBYTE: usize = 1 << 20;
+
+const SCRIPT: &str = r"
+set -e
+mkdir -p /xfs /ext4 /tmp
+truncate -s 320M /xfs.img
+/opt/mkfs.xfs -q /xfs.img
+mount -t xfs -o loop,prjquota /xfs.img /xfs
+truncate -s 64M /ext4.img
+/opt/mke2fs -q -F -t ext4 -O quota,project -E quotatype=prjquota /ext4.img
+mount -t ext4 -o loop,prjquota /ext4.img /ext4
+GANTRY_QUOTA_FILESYSTEMS=/xfs:/ext4 /bin/it --ignored --exact --nocapture quota::in_the_machine
+";
+
+#[test]
+fn root_vm_quota_is_hard_on_xfs_and_ext4() {
+    let this = std::env::current_exe().unwrap();
+    let vm = Vm::new()
+        .only_modules(&["overlay", "loop", "xfs", "quota_v2"])
+        .program(&this, "/bin/it")
+        .program(&system_program("mkfs.xfs"), "/opt/mkfs.xfs")
+        .program(&system_program("mke2fs"), "/opt/mke2fs")
+        .file("/etc/mke2fs.conf", b"[defaults]\n\tbase_features = has_journal,extent\n");
+    vm.run(SCRIPT).assert_ok();
+}
+
+/// ext4 speaks of quota, xfs of space; neither filesystem is full.
+fn is_over(err: &std::io::Error) -> bool {
+    matches!(err.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull)
+}
+
+fn limited(bytes: usize) -> Labels {
+    Labels::from([(label::QUOTA_SIZE.to_owned(), bytes.to_string())])
+}
+
+/// Writes `mebibytes` to the snapshot through its mounts.
+async fn write(
+    sn: &dyn Snapshotter,
+    key: &str,
+    at: &Path,
+    mebibytes: usize,
+) -> std::io::Result<()> {
+    let mounts = sn.mounts(key).await.unwrap();
+    mount_all(&mounts, at).unwrap();
+    // Through a directory and over a file from below, which overlayfs copies by its work directory.
+    let written = fs::create_dir_all(at.join("dir/sub"))
+        .and_then(|()| fs::write(at.join("dir/sub/file"), vec![1; mebibytes * MEBIBYTE]))
+        .and_then(|()| fs::File::options().append(true).open(at.join("base")))
+        .and_then(|file| file.set_len(1));
+    unmount_all(at, UnmountFlags::default()).unwrap();
+    written
+}
+
+async fn checks_on(filesystem: &Path, at: &Path) {
+    let store = Arc::new(MemStore::new());
+    let sn = Overlayfs::open(filesystem.join("root"), Default::default(), store).unwrap();
+    let mounts = sn.prepare("base-key", None, Labels::new()).await.unwrap();
+    fs::write(Path::new(&mounts[0].source).join("base"), vec![1; 2 * MEBIBYTE]).unwrap();
+    sn.commit("base", "base-key", CommitOptions::default()).await.unwrap();
+    testsuite::layer(&sn, "top", Some("base")).await.unwrap();
+
+    for parent in ["base", "top"] {
+        sn.prepare("a", Some(parent), limited(8 * MEBIBYTE)).await.unwrap();
+        let refused = write(&sn, "a", at, 12).await.unwrap_err();
+        assert!(is_over(&refused), "{refused}");
+        write(&sn, "a", at, 4).await.unwrap();
+        // Nobody else is limited by it.
+        sn.prepare("b", Some(parent), Labels::new()).await.unwrap();
+        write(&sn, "b", at, 12).await.unwrap();
+        for key in ["a", "b"] {
+            sn.remove(key).await.unwrap();
+        }
+        sn.cleanup().await.unwrap();
+    }
+    // A layer without one below it.
+    sn.prepare("c", None, limited(MEBIBYTE)).await.unwrap();
+    let mounts = sn.mounts("c").await.unwrap();
+    let file = Path::new(&mounts[0].source).join("file");
+    let refused = fs::write(file, vec![1; 2 * MEBIBYTE]).unwrap_err();
+    assert!(is_over(&refused), "{refused}");
+}
+
+#[tokio::test]
+#[ignore = "run in the machine by root_vm_quota_is_hard_on_xfs_and_ext4"]
+async fn in_the_machine() {
+    let filesystems = std::env::var(FILESYSTEMS).expect("only the machine runs this");
+    let at = tempfile::tempdir().unwrap();
+    for filesystem in filesystems.split(':') {
+        println!("quota on {filesystem}");
+        checks_on(Path::new(filesystem), at.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn root_a_limit_that_cannot_be_kept_is_refused_and_leaves_nothing() {
+    let place = Place::new();
+    let sn = place.overlay();
+    for bad in ["", "x", "-1", "1024"] {
+        let labels = Labels::from([(label::QUOTA_SIZE.to_owned(), bad.to_owned())]);
+        let err = sn.prepare("a", None, labels).await.unwrap_err();
+        assert!(err.is_invalid_argument(), "{bad:?}: {err}");
+    }
+    // A filesystem that keeps none.
+    let disk = crate::filesystem::Filesystem::new("ext4", &["mkfs.ext4", "-q", "-F"], 16, &[]);
+    let store = Arc::new(MemStore::new());
+    let sn = Overlayfs::open(disk.path().join("root"), Default::default(), store).unwrap();
+    let err = sn.prepare("a", None, limited(MEBIBYTE)).await.unwrap_err();
+    assert!(err.is_failed_precondition() && err.message().contains("prjquota"), "{err}");
+    sn.cleanup().await.unwrap();
+    assert_eq!(fs::read_dir(disk.path().join("root/snapshots")).unwrap().count(), 0);
+}
