@@ -52,7 +52,13 @@ pub(crate) fn status(status: tonic::Status) -> Error {
                 .iter()
                 .any(|text| status.message().contains(text)));
     if !broken {
-        return Error::from(status);
+        // A call's deadline, as tonic tells it on either side, and as containerd 1.x does.
+        let late = match status.code() {
+            tonic::Code::Cancelled => status.message() == "Timeout expired",
+            tonic::Code::Unknown => status.message() == "context deadline exceeded",
+            _ => false,
+        };
+        return if late { Error::deadline_exceeded("daemon") } else { Error::from(status) };
     }
     // The innermost cause says why: no such file, connection refused. The message may end in it.
     let mut text = format!("daemon: {}", status.message());

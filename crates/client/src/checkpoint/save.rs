@@ -1,248 +1,207 @@
-//! Checkpoints as images, and containers from them: an index of everything a container is made of.
-//!
-//! The layout is that of Go's client, so that each restores what the other has checkpointed.
+//! From a container to an image.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use gantry_api::Payload as _;
-use gantry_api::containerd::runc::v1 as runc;
-use gantry_core::image::Index;
-use gantry_core::{Descriptor, Digest, Labels, media_types, platforms};
+use gantry_core::image::{Document, Index};
+use gantry_core::platforms::{self, Matcher};
+use gantry_core::{Descriptor, Digest, Labels, media_types, timestamp};
 use gantry_errdefs::{Error, Result};
 use prost::Message as _;
 
-use crate::checkpoint_image::{
-    CRIU_MEDIA_TYPE, IMAGE_ANNOTATION, RUNTIME_ANNOTATION, SNAPSHOTTER_ANNOTATION, SPEC_MEDIA_TYPE,
-    changes, index_of, write_index,
+use super::{
+    CHECKPOINT_LABEL, IMAGE_ANNOTATIONS, OPTIONS_MEDIA_TYPE, RUNTIME_ANNOTATION,
+    RUNTIME_OPTIONS_MEDIA_TYPE, SNAPSHOTTER_ANNOTATION, SPEC_MEDIA_TYPE,
 };
+use crate::cancel::make_or_undo;
 use crate::client::Client;
 use crate::containers::{Container, ContainerRecord};
-use crate::convert::{any, any_out};
+use crate::convert::any_out;
 use crate::diff::DiffOptions;
+use crate::image::Image;
 use crate::images::ImageRecord;
+use crate::local::gc_labels;
 use crate::process::ProcessStatus;
 use crate::tasks::{CheckpointOptions, Task};
 
-/// Media types of an index's parts, besides memory and spec.
-const OPTIONS: &str = "application/vnd.containerd.container.checkpoint.options.v1+proto";
-const RUNTIME_OPTIONS: &str =
-    "application/vnd.containerd.container.checkpoint.runtime.options+proto";
-
-/// The image's name in a container's checkpoint; that of a task alone has [`IMAGE_ANNOTATION`].
-const IMAGE_NAME: &str = "org.opencontainers.image.ref.name";
-
-/// Marks images that are checkpoints of tasks.
-const CHECKPOINT_LABEL: &str = "containerd.io/checkpoint";
-
-/// What goes into a container's checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckpointParts {
-    /// The image it was made from.
-    pub image: bool,
-    /// What it has written.
-    pub rw: bool,
-    /// Its processes.
-    pub task: bool,
+/// What goes into a checkpoint's image: everything, unless it says otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct CheckpointImageOptions {
+    /// The image's name; None for `containerd.io/checkpoint/<id>:<time>`, to the second.
+    pub name: Option<String>,
+    /// How the processes are taken. An image path is refused: see [`Task::checkpoint`].
+    pub criu: CheckpointOptions,
+    /// Leaves out the processes; the container need have none.
+    pub without_processes: bool,
+    /// Leaves out what the container changed of its root filesystem.
+    pub without_changes: bool,
+    /// Leaves out the container's image: whoever restores must have it.
+    pub without_image: bool,
 }
 
-/// What is taken from a checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RestoreParts {
-    /// What it had written.
-    pub rw: bool,
+impl CheckpointImageOptions {
+    /// Names the image.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Ends the container once it is in the image.
+    #[must_use]
+    pub fn exit(mut self) -> Self {
+        self.criu.exit = true;
+        self
+    }
 }
 
 impl Task {
-    /// Checkpoints the task as an image: its processes, its image and what it has written, all
-    /// while it is frozen. The name is given, or made from the container and the time.
+    /// Checkpoints the task's container as an image; see [`Container::checkpoint_image`].
     ///
     /// # Errors
-    /// Unknown with criu's text.
-    pub async fn checkpoint_image(
-        &self,
-        name: &str,
-        options: &CheckpointOptions,
-    ) -> Result<ImageRecord> {
-        let client = self.client.clone();
-        let record = client.containers().get(self.container_id()).await?;
-        let guard = client.leases().guard().await?;
-        let stored = async {
-            let mut parts = Parts::new(guard.client());
-            self.while_frozen(async {
-                parts.descriptors = self.checkpoint_under(guard.client(), options).await?;
-                if !record.image.is_empty() {
-                    parts.add_image(&record.image).await?;
-                    parts.annotate(IMAGE_ANNOTATION, &record.image);
-                }
-                parts.add_rw(&record).await
-            })
-            .await?;
-            let labels = Labels::from([(CHECKPOINT_LABEL.to_owned(), "true".to_owned())]);
-            parts.store(name, labels).await
-        };
-        let stored = stored.await;
-        let released = guard.release().await;
-        let stored = stored?;
-        released.map(|()| stored)
-    }
-
-    /// Does `work` while the task is frozen, and thaws it unless it was frozen before.
-    async fn while_frozen(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
-        let was_frozen = self.state().await?.status == ProcessStatus::Paused;
-        if !was_frozen {
-            self.pause().await?;
-        }
-        let done = work.await;
-        if was_frozen {
-            return done;
-        }
-        match self.resume().await {
-            // One that was to end has ended.
-            Err(e) if done.is_ok() && self.is_running().await => Err(e),
-            _ => done,
-        }
-    }
-
-    async fn is_running(&self) -> bool {
-        let stopped = ProcessStatus::Stopped;
-        self.state().await.is_ok_and(|state| state.status != stopped)
-    }
-
-    async fn checkpoint_under(
-        &self,
-        client: &Client,
-        options: &CheckpointOptions,
-    ) -> Result<Vec<Descriptor>> {
-        client.tasks().load(self.container_id()).await?.checkpoint(options).await
+    /// As [`Container::checkpoint_image`].
+    pub async fn checkpoint_image(&self, options: CheckpointImageOptions) -> Result<Image> {
+        self.client.container(self.container_id()).await?.checkpoint_image(options).await
     }
 }
 
 impl Container {
-    /// Checkpoints the container as the image `name`; its task, if it has one, is frozen meanwhile.
+    /// Checkpoints the container as an image: its processes, spec and runtime, its image and what
+    /// it changed of its root filesystem. It is frozen meanwhile, and goes on after unless
+    /// `options` say otherwise; one that was frozen before stays so. A container is made from it
+    /// by [`crate::ContainerBuilder::from_checkpoint`], and its task by
+    /// [`crate::TaskBuilder::from_checkpoint`]; Go's client and `ctr` restore it as well.
+    ///
+    /// Of an image of several platforms the one in use goes in, so that the checkpoint can be
+    /// pushed whichever of the others are here.
     ///
     /// # Errors
-    /// AlreadyExists for the name; NotFound without a task that is asked for; Unknown with criu's
-    /// text.
-    pub async fn checkpoint(&self, name: &str, parts: CheckpointParts) -> Result<ImageRecord> {
-        let guard = self.client().leases().guard().await?;
+    /// InvalidArgument for options with an image path; NotFound without a task, if its processes
+    /// are wanted, or without its image; AlreadyExists when the name is another image's; Unknown
+    /// with criu's text.
+    pub async fn checkpoint_image(&self, options: CheckpointImageOptions) -> Result<Image> {
+        if !options.criu.image_path.is_empty() {
+            let why = format!("checkpoint of {:?}: an image has no image path", self.id());
+            return Err(Error::invalid_argument(why));
+        }
+        let container = self.clone();
+        let undo = |image: Image| async move {
+            let images = image.client_images();
+            if let Err(e) = images.delete(image.name(), false).await {
+                tracing::debug!(image = image.name(), error = %e, "checkpoint left");
+            }
+        };
+        make_or_undo(async move { container.save(options).await }, undo).await
+    }
+
+    async fn save(&self, options: CheckpointImageOptions) -> Result<Image> {
         let task = match self.task().await {
-            Err(e) if e.is_not_found() && !parts.task => None,
+            Err(e) if e.is_not_found() && options.without_processes => None,
             other => Some(other?),
         };
-        let stored = async {
-            let mut index = Parts::new(guard.client());
-            let collected = index.collect(self.record(), task.as_ref(), parts);
-            match &task {
-                Some(task) if task.is_running().await => task.while_frozen(collected).await?,
-                _ => collected.await?,
-            }
-            index.store(name, Labels::new()).await
+        // Holds the parts until the image does.
+        let guard = self.client().leases().guard().await?;
+        let mut parts = Parts::new(guard.client());
+        let record = guard.client().containers().get(self.id()).await?;
+        let collected = parts.collect(&record, task.as_ref(), &options);
+        let stored = match &task {
+            Some(task) => task.while_frozen(collected).await,
+            None => collected.await,
         };
-        let stored = stored.await;
-        let released = guard.release().await;
-        let stored = stored?;
-        released.map(|()| stored)
-    }
-}
-
-impl Client {
-    /// Makes container `id` from the checkpoint `image`: its image, spec and runtime.
-    ///
-    /// # Errors
-    /// NotFound for what the checkpoint does not have; AlreadyExists.
-    pub async fn restore(
-        &self,
-        id: &str,
-        image: &ImageRecord,
-        parts: RestoreParts,
-    ) -> Result<Container> {
-        let guard = self.leases().guard().await?;
-        let made = guard.client().restore_under(id, image, parts).await;
-        let released = guard.release().await;
-        let made = made?;
-        released?;
-        self.container(made.id()).await
-    }
-
-    /// The processes in the checkpoint `image`, to give to a task that is to go on with them.
-    ///
-    /// # Errors
-    /// NotFound when it has none.
-    pub async fn checkpoint_of(&self, image: &ImageRecord) -> Result<Descriptor> {
-        part(&self.index(image).await?, CRIU_MEDIA_TYPE, image)
-    }
-
-    async fn index(&self, image: &ImageRecord) -> Result<Index> {
-        let bytes = self.content().read(&image.target.digest).await?;
-        Index::parse(&image.target.digest, &bytes)
-    }
-
-    async fn restore_under(
-        &self,
-        id: &str,
-        image: &ImageRecord,
-        parts: RestoreParts,
-    ) -> Result<Container> {
-        let index = self.index(image).await?;
-        let annotation = |key: &str| {
-            let missing = || Error::not_found(format!("image {:?}: annotation {key}", image.name));
-            index.annotations.get(key).filter(|v| !v.is_empty()).cloned().ok_or_else(missing)
+        let stored = match stored {
+            Ok(()) => parts.store(options.name.unwrap_or_else(|| default_name(self.id()))).await,
+            Err(e) => Err(e),
         };
-        let spec = self.message(&part(&index, SPEC_MEDIA_TYPE, image)?).await?;
-        let options = match part(&index, RUNTIME_OPTIONS, image) {
-            Ok(options) => Some(any(self.message(&options).await?)),
-            Err(_) => None,
-        };
-        let (name, snapshotter) = (annotation(IMAGE_NAME)?, annotation(SNAPSHOTTER_ANNOTATION)?);
-        let base = self.resolve_image(&name, None).await?;
-        let snapshots = self.snapshots(&snapshotter);
-        let mounts = snapshots.prepare(id, base.chain_id().as_str(), Labels::new()).await?;
-        let rest = async {
-            if parts.rw {
-                let layer = part(&index, media_types::OCI_LAYER_GZIP, image)?;
-                self.diff().apply(&layer, &mounts).await?;
-            }
-            let builder = self.container_builder(id).image(name).snapshot(&snapshotter, id);
-            builder
-                .runtime(annotation(RUNTIME_ANNOTATION)?, options)
-                .raw_spec(any(spec))
-                .create()
-                .await
-        };
-        let made = rest.await;
-        if made.is_err() {
-            // Its lease ends with the call; this is only sooner.
-            let _ = snapshots.remove(id).await;
+        if let Err(e) = guard.release().await {
+            tracing::debug!(error = %e, "lease left to expire");
         }
-        made
-    }
-
-    async fn message(&self, descriptor: &Descriptor) -> Result<prost_types::Any> {
-        let bytes = self.content().read(&descriptor.digest).await?;
-        prost_types::Any::decode(bytes)
-            .map_err(|e| Error::invalid_argument(format!("{}: {e}", descriptor.digest)))
+        Ok(self.client().image_of(stored?))
     }
 }
 
-fn part(index: &Index, media_type: &str, image: &ImageRecord) -> Result<Descriptor> {
-    let found = index.manifests.iter().find(|part| part.media_type == media_type);
-    let missing = || Error::not_found(format!("image {:?}: {media_type}", image.name));
-    found.cloned().ok_or_else(missing)
+impl Task {
+    /// Does `work` while the task is frozen, and thaws it unless it was frozen before.
+    async fn while_frozen(&self, work: impl Future<Output = Result<()>>) -> Result<()> {
+        if self.state().await?.status != ProcessStatus::Running {
+            return work.await;
+        }
+        self.pause().await?;
+        let done = work.await;
+        match self.resume().await {
+            // One that was to end has ended.
+            Err(e) if done.is_ok() && self.is_there().await => Err(e),
+            _ => done,
+        }
+    }
+
+    async fn is_there(&self) -> bool {
+        self.state().await.is_ok_and(|state| state.status != ProcessStatus::Stopped)
+    }
+}
+
+/// The name of a checkpoint made just now, as Go's client forms it.
+fn default_name(id: &str) -> String {
+    let now = timestamp::format(SystemTime::now());
+    let (date, time) = now.split_once('T').unwrap_or((&now, ""));
+    let (year, day) = date.split_once('-').unwrap_or((date, ""));
+    let time: String = time.chars().take_while(|c| c.is_ascii_digit() || *c == ':').collect();
+    format!("containerd.io/checkpoint/{id}:{day}-{year}-{time}")
 }
 
 /// The parts of an index that is being made.
 struct Parts<'a> {
     client: &'a Client,
     descriptors: Vec<Descriptor>,
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl<'a> Parts<'a> {
     fn new(client: &'a Client) -> Self {
-        Self { client, descriptors: Vec::new(), annotations: std::collections::BTreeMap::default() }
+        Self { client, descriptors: Vec::new(), annotations: BTreeMap::new() }
+    }
+
+    /// Collects what `options` ask for. Memory first: it is what must be taken at one moment with
+    /// the changes of the root filesystem, and what fails most.
+    async fn collect(
+        &mut self,
+        record: &ContainerRecord,
+        task: Option<&Task>,
+        options: &CheckpointImageOptions,
+    ) -> Result<()> {
+        for key in IMAGE_ANNOTATIONS {
+            self.annotate(key, &record.image);
+        }
+        self.annotate(RUNTIME_ANNOTATION, &record.runtime.name);
+        self.annotate(SNAPSHOTTER_ANNOTATION, &record.snapshotter);
+        if let Some(task) = task.filter(|_| !options.without_processes) {
+            for descriptor in task.under(self.client).checkpoint(&options.criu).await? {
+                self.add(descriptor);
+            }
+            let how = prost_types::Any::pack(&options.criu.to_wire());
+            self.add_message(OPTIONS_MEDIA_TYPE, &how).await?;
+        } else if let Some(spec) = &record.spec {
+            // With the processes the daemon stores it.
+            self.add_message(SPEC_MEDIA_TYPE, &any_out(spec)).await?;
+        }
+        if let Some(options) = &record.runtime.options {
+            self.add_message(RUNTIME_OPTIONS_MEDIA_TYPE, &any_out(options)).await?;
+        }
+        if !options.without_image && !record.image.is_empty() {
+            self.add_image(&record.image).await?;
+        }
+        if !options.without_changes && !record.snapshot_key.is_empty() {
+            let stored = changes(self.client, record).await?;
+            self.add(stored);
+        }
+        Ok(())
     }
 
     fn annotate(&mut self, key: &str, value: &str) {
-        self.annotations.insert(key.to_owned(), value.to_owned());
+        if !value.is_empty() {
+            self.annotations.insert(key.to_owned(), value.to_owned());
+        }
     }
 
     fn add(&mut self, mut descriptor: Descriptor) {
@@ -250,74 +209,74 @@ impl<'a> Parts<'a> {
         self.descriptors.push(descriptor);
     }
 
-    async fn collect(
-        &mut self,
-        record: &ContainerRecord,
-        task: Option<&Task>,
-        parts: CheckpointParts,
-    ) -> Result<()> {
-        self.annotate(IMAGE_NAME, &record.image);
-        self.annotate(RUNTIME_ANNOTATION, &record.runtime.name);
-        self.annotate(SNAPSHOTTER_ANNOTATION, &record.snapshotter);
-        if let Some(options) = &record.runtime.options {
-            self.add_message(RUNTIME_OPTIONS, &any_out(options)).await?;
-        }
-        if parts.image {
-            self.add_image(&record.image).await?;
-        }
-        if parts.rw {
-            self.add_rw(record).await?;
-        }
-        if let Some(task) = task.filter(|_| parts.task) {
-            let options = CheckpointOptions::default();
-            for descriptor in task.checkpoint_under(self.client, &options).await? {
-                self.add(descriptor);
-            }
-            let options = runc::CheckpointOptions::default();
-            self.add_message(OPTIONS, &prost_types::Any::pack(&options)).await?;
-        }
-        Ok(())
-    }
-
     async fn add_image(&mut self, name: &str) -> Result<()> {
-        self.descriptors.push(self.client.images().get(name).await?.target);
-        Ok(())
-    }
-
-    /// What the container has written over its image.
-    async fn add_rw(&mut self, record: &ContainerRecord) -> Result<()> {
-        if record.snapshot_key.is_empty() {
-            return Ok(());
-        }
-        let reference = format!("checkpoint-rw-{}", record.snapshot_key);
-        let options = DiffOptions { reference, ..DiffOptions::default() };
-        let stored = changes(self.client, record, options).await?;
-        self.add(stored);
+        let target = self.client.images().get(name).await?.target;
+        let image = self.client.resolve_target(name, &target, &Matcher::host()).await;
+        self.add(image.map_err(|e| e.context(format!("image {name:?}")))?.manifest_descriptor);
         Ok(())
     }
 
     async fn add_message(&mut self, media_type: &str, message: &prost_types::Any) -> Result<()> {
         let bytes = Bytes::from(message.encode_to_vec());
-        let descriptor = Descriptor::new(media_type, Digest::of(&bytes), size(&bytes));
+        let descriptor = described(media_type, &bytes);
         self.client.content().write_blob(&descriptor, bytes, &Labels::new()).await?;
         self.add(descriptor);
         Ok(())
     }
 
     /// Stores the index, which keeps its parts, and the image.
-    async fn store(self, name: &str, labels: Labels) -> Result<ImageRecord> {
-        let referred = self.descriptors.iter().enumerate().map(|(n, part)| {
-            (format!("containerd.io/gc.ref.content.{n}"), part.digest.to_string())
-        });
-        let blob_labels: Labels = referred.collect();
-        let index = index_of(self.descriptors, self.annotations);
-        let target = write_index(self.client, &index, &blob_labels).await?;
-        let mut image = ImageRecord::new(name, target);
-        image.labels = labels;
-        self.client.images().create(&image).await
+    async fn store(self, name: String) -> Result<ImageRecord> {
+        let index = Index {
+            schema_version: 2,
+            media_type: media_types::OCI_INDEX.to_owned(),
+            manifests: self.descriptors,
+            annotations: self.annotations,
+        };
+        let bytes = serde_json::to_vec(&index)
+            .map_err(|e| Error::internal(format!("encoding a checkpoint's index: {e}")))?;
+        let bytes = Bytes::from(bytes);
+        let target = described(media_types::OCI_INDEX, &bytes);
+        let labels = gc_labels(&Document::Index(index));
+        self.client.content().write_blob(&target, bytes, &labels).await?;
+        let mut record = ImageRecord::new(name, target);
+        let (key, value) = CHECKPOINT_LABEL;
+        record.labels.insert(key.to_owned(), value.to_owned());
+        self.client.images().create(&record).await
     }
 }
 
-fn size(bytes: &Bytes) -> i64 {
-    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
+fn described(media_type: &str, bytes: &Bytes) -> Descriptor {
+    let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+    Descriptor::new(media_type, Digest::of(bytes), size)
+}
+
+/// What a container changed of its root filesystem, stored as a layer.
+async fn changes(client: &Client, record: &ContainerRecord) -> Result<Descriptor> {
+    let snapshots = client.snapshots(&record.snapshotter);
+    let upper = snapshots.mounts(&record.snapshot_key).await?;
+    let parent = snapshots.stat(&record.snapshot_key).await?.parent;
+    let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(12).collect();
+    let key = format!("checkpoint-{random} {}", record.id);
+    let lower = snapshots.view(&key, &parent, Labels::new()).await?;
+    let reference = format!("checkpoint-rw-{}", record.snapshot_key);
+    let options = DiffOptions { reference, ..DiffOptions::default() };
+    let stored = client.diff().diff(&lower, &upper, options).await;
+    let removed = snapshots.remove(&key).await;
+    let stored = stored?;
+    removed?;
+    Ok(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_gos_client() {
+        let name = default_name("c1");
+        let rest = name.strip_prefix("containerd.io/checkpoint/c1:").unwrap();
+        let shape: String =
+            rest.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "00-00-0000-00:00:00", "{name}");
+    }
 }

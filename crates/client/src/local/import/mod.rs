@@ -1,47 +1,24 @@
-//! Import by this program: an OCI layout as a tar archive, compressed or not.
+//! Import by this program: an OCI layout, or what docker saves, as a tar archive, compressed or
+//! not.
 //!
-//! A thread reads and parses; what it finds comes over a bounded channel. Blobs go into the
-//! content store as they come, the index is read at the end.
+//! Blobs go into the content store as they come; what they mean is known at the end, when
+//! `index.json` and `manifest.json` have been seen, in whatever order.
 
-use std::io::Read;
+mod docker;
+mod members;
 
-use bytes::Bytes;
-use gantry_archive::tar::{Member, MemberKind, Members};
-use gantry_archive::{Decompressor, Limits};
-use gantry_core::image::{Document, Index, MANIFEST_SIZE_MAX};
+use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, Digest, Labels};
-use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_core::{Descriptor, Digest};
+use gantry_errdefs::{Error, Result};
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
-use tokio_util::io::SyncIoBridge;
 
-use super::{INDEX_DEPTH_MAX, is_document};
-use crate::checkpoint_image::gc_labels;
+use super::{INDEX_DEPTH_MAX, gc_labels};
 use crate::client::Client;
-use crate::content::{ContentWriter, WriterOptions};
 use crate::image::Image;
 use crate::images::ImageRecord;
 use crate::transfer::{ImportOptions, dated_name};
 use crate::unpack::UnpackOptions;
-
-/// Pieces between the thread that reads and the task that writes.
-const PIECE_COUNT_MAX: usize = 16;
-
-/// Members of one archive.
-const MEMBER_COUNT_MAX: usize = 100_000;
-
-/// Annotations that name an image: in full, and by tag.
-const NAME_ANNOTATION: &str = "io.containerd.image.name";
-const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
-
-/// What comes over the channel.
-enum Found {
-    /// A file begins; its pieces follow.
-    File { name: String, size: u64 },
-    /// A piece of it.
-    Piece(Bytes),
-}
 
 /// Imports the images of an archive; returns those that have names.
 pub(crate) async fn import(
@@ -62,10 +39,18 @@ async fn import_leased(
     archive: impl AsyncRead + Unpin + Send + 'static,
     options: &ImportOptions,
 ) -> Result<Vec<ImageRecord>> {
-    let bytes = store_blobs(client, archive).await?;
-    let index = Index::parse(&Digest::of(&bytes), &bytes)?;
+    let archived = members::read(client, archive).await?;
+    // Docker's newer archives are both: a layout says more.
+    let images = match (&archived.index, &archived.manifest) {
+        (Some(bytes), _) => Index::parse(&Digest::of(bytes), bytes)?.manifests,
+        (None, Some(bytes)) => docker::images(client, &archived, bytes).await?,
+        (None, None) => {
+            let why = "archive: no image: it has neither index.json nor manifest.json";
+            return Err(Error::invalid_argument(why));
+        }
+    };
     let mut records = Vec::new();
-    for target in &index.manifests {
+    for target in &images {
         label_tree(client, target).await?;
         for name in names(target, options) {
             let record = ImageRecord::new(
@@ -103,111 +88,6 @@ fn names(target: &Descriptor, options: &ImportOptions) -> Vec<String> {
     names
 }
 
-/// Stores every blob of the archive; returns its `index.json`.
-async fn store_blobs(
-    client: &Client,
-    archive: impl AsyncRead + Unpin + Send + 'static,
-) -> Result<Vec<u8>> {
-    let (give, mut take) = mpsc::channel(PIECE_COUNT_MAX);
-    let bridge = SyncIoBridge::new(archive);
-    let reading = tokio::task::spawn_blocking(move || parse(bridge, &give));
-    let mut index = None;
-    let mut sink = Sink::Skip;
-    while let Some(found) = take.recv().await {
-        match found {
-            Found::File { name, size } => {
-                sink.finish(&mut index).await?;
-                sink = Sink::open(client, &name, size).await?;
-            }
-            Found::Piece(piece) => sink.take(piece).await?,
-        }
-    }
-    sink.finish(&mut index).await?;
-    reading.await.map_err(|e| Error::internal(format!("reading an archive: {e}")))??;
-    let missing = "archive: no OCI layout: it has no index.json";
-    index.ok_or_else(|| Error::invalid_argument(missing))
-}
-
-fn parse(reader: impl Read, found: &mpsc::Sender<Found>) -> Result<()> {
-    let send = |one| found.blocking_send(one).map_err(|_| Error::canceled("import"));
-    let plain = Decompressor::detect(reader).context(|| "reading the archive")?;
-    let mut members = Members::new(plain, Limits::default());
-    let mut count = 0;
-    while let Some(Member { name, kind, size }) = members.next()? {
-        count += 1;
-        if count > MEMBER_COUNT_MAX {
-            let why = format!("archive: over {MEMBER_COUNT_MAX} members");
-            return Err(Error::invalid_argument(why));
-        }
-        if !matches!(kind, MemberKind::File) {
-            continue;
-        }
-        send(Found::File { name: name.trim_start_matches("./").to_owned(), size })?;
-        members.content(|piece| send(Found::Piece(Bytes::copy_from_slice(piece))))?;
-    }
-    Ok(())
-}
-
-/// Where the pieces of the current member go.
-enum Sink {
-    Skip,
-    Index(Vec<u8>),
-    Blob(Box<ContentWriter>),
-}
-
-impl Sink {
-    async fn open(client: &Client, name: &str, size: u64) -> Result<Self> {
-        if name == "index.json" {
-            if size > MANIFEST_SIZE_MAX {
-                let why = format!("archive member {name}: {size} bytes are too many");
-                return Err(Error::invalid_argument(why));
-            }
-            return Ok(Self::Index(Vec::new()));
-        }
-        let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|n| n.split_once('/'))
-        else {
-            return Ok(Self::Skip);
-        };
-        let digest: Digest = format!("{algorithm}:{hex}").parse()?;
-        let options = WriterOptions {
-            reference: format!("import-{digest}"),
-            total: i64::try_from(size).unwrap_or(i64::MAX),
-            expected: Some(digest),
-        };
-        match client.content().writer(options).await {
-            Ok(mut writer) => {
-                writer.restart().await?;
-                Ok(Self::Blob(Box::new(writer)))
-            }
-            Err(e) if e.is_already_exists() => Ok(Self::Skip),
-            Err(e) => Err(e),
-        }
-    }
-
-    async fn take(&mut self, piece: Bytes) -> Result<()> {
-        match self {
-            Self::Skip => Ok(()),
-            Self::Index(bytes) => {
-                bytes.extend_from_slice(&piece);
-                Ok(())
-            }
-            Self::Blob(writer) => writer.write(piece).await,
-        }
-    }
-
-    async fn finish(self, index: &mut Option<Vec<u8>>) -> Result<()> {
-        match self {
-            Self::Skip => {}
-            Self::Index(bytes) => *index = Some(bytes),
-            Self::Blob(writer) => match writer.commit(&Labels::new()).await {
-                Err(e) if !e.is_already_exists() => return Err(e),
-                _ => {}
-            },
-        }
-        Ok(())
-    }
-}
-
 /// Checks that what the top leads to is there, and labels documents so that they keep it.
 async fn label_tree(client: &Client, top: &Descriptor) -> Result<()> {
     let content = client.content();
@@ -217,7 +97,7 @@ async fn label_tree(client: &Client, top: &Descriptor) -> Result<()> {
             let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", next.digest);
             return Err(Error::invalid_argument(why));
         }
-        if !is_document(&next) {
+        if !next.is_document() {
             continue;
         }
         let bytes = match content.read(&next.digest).await {
