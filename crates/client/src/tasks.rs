@@ -263,7 +263,10 @@ impl TaskBuilder {
                 tracing::debug!(task = task.container_id(), error = %e, "task left");
             }
         };
-        let mark = self.container.client().unsettled().begin(self.container.task_name());
+        let (unsettled, name) = (self.container.client().unsettled(), self.container.task_name());
+        // One that was given up just now stands in the way until it is undone.
+        unsettled.settled(&name).await;
+        let mark = unsettled.begin(name);
         make_or_undo_marked(Some(mark), self.create_now(), undo).await
     }
 

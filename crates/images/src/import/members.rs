@@ -278,11 +278,14 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
                     "archive member {name}: its bytes have digest {digest}"
                 )));
             }
+            // A commit comes to its own end, also when nobody waits for it.
+            let reference = unfinished.reference.take();
             match writer.commit(stored.size, Some(&digest), Labels::new()).await {
                 Err(err) if !err.is_already_exists() => {
+                    unfinished.reference = reference;
                     return Err(err.context(format!("archive member {name}")));
                 }
-                _ => unfinished.reference = None,
+                _ => {}
             }
             archived.blobs.insert(name, Stored { digest, size: stored.size, head: stored.head });
         }

@@ -190,11 +190,11 @@ async fn attach_story(setting: &mut Setting) {
     let mut io = take.await.unwrap();
     task.resize(80, 24).await.unwrap();
     io.stdin.as_mut().unwrap().write_all(b"taken up\n").await.unwrap();
-    drop(io.stdin.take());
+    // The end of the input is that of all who hold it.
+    drop((io.stdin.take(), held));
     assert_eq!(output(io).await, "taken up\n");
     assert_eq!(second.wait(EventType::Exit, "c").await.exit_code, 3);
     assert_eq!(task.delete().await.unwrap().code, 3);
-    drop(held);
     container.delete().await.unwrap();
 }
 
