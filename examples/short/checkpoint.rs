@@ -4,8 +4,7 @@ use gantry_client::{CheckpointImageOptions, Client, Result};
 
 pub(crate) async fn example(client: &Client, container: &str) -> Result<u32> {
     let task = client.container(container).await?.task().await?;
-    let options = CheckpointImageOptions { exit: true, ..CheckpointImageOptions::default() };
-    let checkpoint = task.checkpoint_as_image(options).await?;
+    let checkpoint = task.checkpoint_image(CheckpointImageOptions::default().exit()).await?;
     println!("{}", checkpoint.name());
     Ok(0)
 }

@@ -14,6 +14,7 @@
 
 mod api;
 mod codegen;
+mod tested;
 mod tidy;
 mod ttrpc_gen;
 mod wire;

@@ -152,6 +152,7 @@ fn check(root: &Path) -> Result<Vec<String>> {
     problems.extend(shared_lints(&tree));
     problems.extend(crate_graph(&tree));
     problems.extend(test_binaries(&tree));
+    problems.extend(crate::tested::problems(&tree.files));
     Ok(problems)
 }
 

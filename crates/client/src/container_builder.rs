@@ -10,7 +10,7 @@ use gantry_oci::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use gantry_oci::{Spec, SpecBuilder};
 
 use crate::cancel::make_or_undo;
-use crate::checkpoint_image::Saved;
+use crate::checkpoint::Saved;
 use crate::client::Client;
 use crate::containers::{Container, ContainerRecord, Runtime};
 use crate::convert::Mount;
@@ -34,6 +34,9 @@ pub struct ContainerBuilder {
     record: ContainerRecord,
     image: Option<Image>,
     checkpoint: Option<Image>,
+    without_changes: bool,
+    /// Whether the runtime is the caller's choice.
+    runtime_given: bool,
     new_rootfs: Option<NewRootfs>,
     spec_options: Vec<SpecOption>,
 }
@@ -67,6 +70,8 @@ impl Client {
             record,
             image: None,
             checkpoint: None,
+            without_changes: false,
+            runtime_given: false,
             new_rootfs: None,
             spec_options: Vec::new(),
         }
@@ -90,13 +95,21 @@ impl ContainerBuilder {
         self
     }
 
-    /// A checkpoint, as [`crate::Task::checkpoint_as_image`] makes it: image, spec, runtime and the
-    /// changes of the root filesystem, which is made anew under `key`. The task is then restored
-    /// by [`crate::TaskBuilder::from_checkpoint`].
+    /// A checkpoint, as [`Container::checkpoint_image`] and Go's clients make it: image, spec,
+    /// runtime, snapshotter and the changes of the root filesystem, which is made anew under
+    /// `key`. What else the builder is told goes before what the checkpoint says. The task is then
+    /// restored by [`crate::TaskBuilder::from_checkpoint`].
     #[must_use]
     pub fn from_checkpoint(mut self, checkpoint: &Image, key: impl Into<String>) -> Self {
         self.checkpoint = Some(checkpoint.clone());
         self.new_snapshot(key)
+    }
+
+    /// With [`Self::from_checkpoint`]: the root filesystem as the image has it.
+    #[must_use]
+    pub fn without_changes(mut self) -> Self {
+        self.without_changes = true;
+        self
     }
 
     /// Adds a label.
@@ -117,6 +130,7 @@ impl ContainerBuilder {
     #[must_use]
     pub fn runtime(mut self, name: impl Into<String>, options: Option<Any>) -> Self {
         self.record.runtime = Runtime { name: name.into(), options };
+        self.runtime_given = true;
         self
     }
 
@@ -287,13 +301,17 @@ impl ContainerBuilder {
         if self.record.spec.is_none() && self.spec_options.is_empty() {
             self.record.spec = Some(saved.spec(&self.client).await?);
         }
-        if self.record.runtime.options.is_none() && !saved.runtime.is_empty() {
-            self.record.runtime.name.clone_from(&saved.runtime);
+        if !self.runtime_given && !saved.runtime.is_empty() {
+            let options = saved.runtime_options(&self.client).await?;
+            self.record.runtime = Runtime { name: saved.runtime.clone(), options };
+        }
+        if self.record.snapshotter.is_empty() {
+            self.record.snapshotter.clone_from(&saved.snapshotter);
         }
         let new = self.new_rootfs.clone().expect("a checkpoint comes with a key");
         let mounts = self.make_rootfs(&new, &image).await?;
         let made = async {
-            if let Some(changes) = &saved.changes {
+            if let Some(changes) = saved.changes().filter(|_| !self.without_changes) {
                 self.client.diff().apply(changes, &mounts).await?;
             }
             self.make_record(Some(&image), Some(&mounts)).await

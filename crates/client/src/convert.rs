@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use gantry_api::containerd::types;
 use gantry_core::{Any, Descriptor, Labels, Platform, timestamp};
-use gantry_errdefs::{Error, Result};
+use gantry_errdefs::{Class, Error, Result};
 
 /// A mount as a snapshotter gives it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -52,7 +52,14 @@ pub(crate) fn status(status: tonic::Status) -> Error {
                 .iter()
                 .any(|text| status.message().contains(text)));
     if !broken {
-        return Error::from(status);
+        // A call's deadline, as tonic tells it on either side, and as containerd 1.x does.
+        let error = Error::from(status);
+        let late = match error.class() {
+            Class::Canceled => error.message().contains("Timeout expired"),
+            Class::Unknown => error.message().contains("context deadline exceeded"),
+            _ => false,
+        };
+        return if late { Error::deadline_exceeded("daemon: no answer in time") } else { error };
     }
     // The innermost cause says why: no such file, connection refused. The message may end in it.
     let mut text = format!("daemon: {}", status.message());

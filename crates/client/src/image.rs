@@ -2,7 +2,7 @@
 
 use gantry_core::image::{Document, ImageConfig};
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, Digest, Labels, Platform, media_types};
+use gantry_core::{Descriptor, Digest, Labels, Platform};
 use gantry_errdefs::{Error, Result};
 
 use crate::client::Client;
@@ -161,6 +161,10 @@ impl Image {
         Ok(usage)
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The service that has the record.
     pub(crate) fn client_images(&self) -> crate::images::Images {
         self.client.images()
@@ -180,8 +184,7 @@ impl Image {
                 Err(e) if e.is_not_found() => continue,
                 Err(e) => return Err(e),
             }
-            let kind = next.media_type.as_str();
-            if !media_types::is_index(kind) && !media_types::is_manifest(kind) {
+            if !next.is_document() {
                 continue;
             }
             if seen.len() > DOCUMENT_COUNT_MAX {

@@ -41,7 +41,6 @@
 
 mod cancel;
 mod checkpoint;
-mod checkpoint_image;
 mod client;
 mod container_builder;
 mod containers;
@@ -73,8 +72,7 @@ mod transport;
 pub mod typeurl;
 mod unpack;
 
-pub use checkpoint::{CheckpointParts, RestoreParts};
-pub use checkpoint_image::{CRIU_MEDIA_TYPE, CheckpointImageOptions};
+pub use checkpoint::{CRIU_MEDIA_TYPE, CheckpointImageOptions};
 pub use client::{Client, ClientBuilder, MESSAGE_SIZE_MAX, Version};
 pub use container_builder::{ContainerBuilder, DEFAULT_SNAPSHOTTER};
 pub use containers::{Container, ContainerRecord, ContainerUpdate, Containers, Runtime};

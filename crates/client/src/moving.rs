@@ -44,7 +44,7 @@ impl Client {
         options: &PullOptions,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<Image> {
-        let pulled = if options.local {
+        let pulled = if options.local || options.convert_schema1 {
             Err(Error::unimplemented("asked for a pull by this program"))
         } else {
             self.transfer().pull(options.clone(), &mut *progress).await
@@ -109,8 +109,8 @@ impl Client {
         }
     }
 
-    /// Imports the images of an archive: an OCI layout, and what docker saves if the daemon has
-    /// the transfer service. Returns the images that got names.
+    /// Imports the images of an archive: an OCI layout, or what docker saves. Returns the images
+    /// that got names.
     ///
     /// # Errors
     /// InvalidArgument for what is no archive; Unavailable when the daemon goes away.

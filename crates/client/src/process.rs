@@ -1,6 +1,6 @@
 //! A process of a container: its init or an exec.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use gantry_api::containerd::services::tasks::v1 as wire;
 use gantry_api::containerd::services::tasks::v1::tasks_client::TasksClient;
@@ -14,6 +14,9 @@ use crate::io::{Stdio, Streams};
 /// Exit code of a process whose real one can't be known, for instance because the connection to
 /// the daemon broke while waiting.
 pub const UNKNOWN_EXIT: u32 = 255;
+
+/// How long a process that was killed is given before it is killed again.
+const KILL_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// SIGKILL.
 const SIGKILL: u32 = 9;
@@ -210,19 +213,27 @@ impl Process {
     /// NotFound when there is none.
     pub async fn delete_with_kill(&self) -> Result<ExitStatus> {
         let all = self.exec_id.is_empty();
-        match self.kill(SIGKILL, KillOptions { all }).await {
-            Err(e) if !e.is_not_found() && !e.is_failed_precondition() => return Err(e),
-            _ => {}
-        }
-        // One that never ran has no end to wait for, unless the signal gave it one.
-        if self.state().await?.status == ProcessStatus::Created {
-            match self.remove().await {
-                Err(e) if !e.is_not_found() => {}
-                other => return other,
+        let mut ended = std::pin::pin!(self.wait());
+        loop {
+            match self.kill(SIGKILL, KillOptions { all }).await {
+                Err(e) if !e.is_not_found() && !e.is_failed_precondition() => return Err(e),
+                _ => {}
+            }
+            match self.state().await?.status {
+                ProcessStatus::Stopped | ProcessStatus::Unknown => return self.remove().await,
+                // One that never ran has no end to wait for, unless the signal gave it one.
+                ProcessStatus::Created => match self.remove().await {
+                    Err(e) if !e.is_not_found() => {}
+                    other => return other,
+                },
+                _ => {}
+            }
+            // One that was just being started may have had nothing yet to get the signal.
+            if let Ok(exit) = tokio::time::timeout(KILL_AGAIN_INTERVAL, &mut ended).await {
+                exit?;
+                return self.remove().await;
             }
         }
-        self.wait().await?;
-        self.remove().await
     }
 
     /// Opens the client's ends of the process' FIFOs, as whoever made it did: to read on where

@@ -1,8 +1,8 @@
 //! Images with what their names point to.
 
-use gantry_core::image::{self, Document, ImageConfig, Manifest};
+use gantry_core::image::{self, Document, ImageConfig, Index, Manifest};
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, Digest, Platform, media_types};
+use gantry_core::{Descriptor, Digest, Platform};
 use gantry_errdefs::{Error, Result};
 
 use crate::client::Client;
@@ -101,7 +101,7 @@ impl Client {
                         config,
                     });
                 }
-                Document::Index(index) => current = self.choose(index.manifests, matcher).await?,
+                Document::Index(index) => current = self.choose(&index, matcher).await?,
             }
         }
         let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", target.digest);
@@ -109,25 +109,11 @@ impl Client {
     }
 
     /// The entry of an index that fits best and is there.
-    async fn choose(&self, entries: Vec<Descriptor>, matcher: &Matcher) -> Result<Descriptor> {
-        let mut ranked: Vec<(usize, Descriptor)> = Vec::new();
-        for entry in entries {
-            let kind = entry.media_type.as_str();
-            if !media_types::is_manifest(kind) && !media_types::is_index(kind) {
-                continue;
-            }
-            let rank = match &entry.platform {
-                Some(platform) => matcher.rank(platform),
-                None => Some(usize::MAX),
-            };
-            if let Some(rank) = rank {
-                ranked.push((rank, entry));
-            }
-        }
-        ranked.sort_by_key(|(rank, _)| *rank);
+    async fn choose(&self, index: &Index, matcher: &Matcher) -> Result<Descriptor> {
+        let ranked = index.ranked(matcher);
         for (_, entry) in &ranked {
             match self.content().info(&entry.digest).await {
-                Ok(_) => return Ok(entry.clone()),
+                Ok(_) => return Ok((*entry).clone()),
                 Err(e) if e.is_not_found() => {}
                 Err(e) => return Err(e),
             }

@@ -14,7 +14,7 @@ use gantry_errdefs::{Error, Result};
 use gantry_oci::LinuxResources;
 
 use crate::cancel::{make_or_undo, make_or_undo_marked};
-use crate::checkpoint_image::Saved;
+use crate::checkpoint::Saved;
 use crate::client::{Client, handle, service};
 use crate::containers::Container;
 use crate::convert::{Mount, any, any_out, descriptor, descriptor_out, required, status, time};
@@ -101,6 +101,22 @@ pub struct CheckpointOptions {
     pub image_path: String,
     /// Directory for criu's logs.
     pub work_path: String,
+}
+
+impl CheckpointOptions {
+    pub(crate) fn to_wire(&self) -> runc::CheckpointOptions {
+        runc::CheckpointOptions {
+            exit: self.exit,
+            open_tcp: self.open_tcp,
+            external_unix_sockets: self.external_unix_sockets,
+            terminal: self.terminal,
+            file_locks: self.file_locks,
+            empty_namespaces: self.empty_namespaces.clone(),
+            image_path: self.image_path.clone(),
+            work_path: self.work_path.clone(),
+            ..runc::CheckpointOptions::default()
+        }
+    }
 }
 
 impl Tasks {
@@ -200,7 +216,7 @@ impl TaskBuilder {
         self
     }
 
-    /// Restores from a checkpoint that is an image; see [`Task::checkpoint_as_image`].
+    /// Restores from a checkpoint that is an image; see [`Container::checkpoint_image`].
     #[must_use]
     pub fn from_checkpoint(mut self, checkpoint: &Image) -> Self {
         self.from_checkpoint = Some(checkpoint.clone());
@@ -247,7 +263,10 @@ impl TaskBuilder {
                 tracing::debug!(task = task.container_id(), error = %e, "task left");
             }
         };
-        let mark = self.container.client().unsettled().begin(self.container.task_name());
+        let (unsettled, name) = (self.container.client().unsettled(), self.container.task_name());
+        // One that was given up just now stands in the way until it is undone.
+        unsettled.settled(&name).await;
+        let mark = unsettled.begin(name);
         make_or_undo_marked(Some(mark), self.create_now(), undo).await
     }
 
@@ -260,7 +279,7 @@ impl TaskBuilder {
             None => client.snapshots(&record.snapshotter).mounts(&record.snapshot_key).await?,
         };
         let checkpoint = match (self.checkpoint, &self.from_checkpoint) {
-            (None, Some(image)) => Some(Saved::read(&client, image).await?.memory),
+            (None, Some(image)) => Some(Saved::read(&client, image).await?.processes()?),
             (given, _) => given,
         };
         let mut options = self.options.or_else(|| record.runtime.options.clone());
@@ -442,21 +461,10 @@ impl Task {
     /// # Errors
     /// Unknown with criu's text.
     pub async fn checkpoint(&self, options: &CheckpointOptions) -> Result<Vec<Descriptor>> {
-        let options = runc::CheckpointOptions {
-            exit: options.exit,
-            open_tcp: options.open_tcp,
-            external_unix_sockets: options.external_unix_sockets,
-            terminal: options.terminal,
-            file_locks: options.file_locks,
-            empty_namespaces: options.empty_namespaces.clone(),
-            image_path: options.image_path.clone(),
-            work_path: options.work_path.clone(),
-            ..runc::CheckpointOptions::default()
-        };
         let request = wire::CheckpointTaskRequest {
             container_id: self.container_id.clone(),
             parent_checkpoint: String::new(),
-            options: Some(prost_types::Any::pack(&options)),
+            options: Some(prost_types::Any::pack(&options.to_wire())),
         };
         let answer = service!(self.client, TasksClient)
             .checkpoint(self.client.request(request))

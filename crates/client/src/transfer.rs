@@ -69,6 +69,9 @@ pub struct PullOptions {
     pub downloads: usize,
     /// Lets this program pull even if the daemon could.
     pub local: bool,
+    /// Makes an image of docker's schema 1, which is refused otherwise, into one of OCI's: it gets
+    /// another digest. This program does that, so it pulls.
+    pub convert_schema1: bool,
 }
 
 /// What is pushed.
@@ -135,7 +138,15 @@ impl PullOptions {
             unpack: Some("overlayfs".to_owned()),
             downloads: 0,
             local: false,
+            convert_schema1: false,
         }
+    }
+
+    /// Takes images of docker's schema 1 too, and makes them into images of OCI's.
+    #[must_use]
+    pub fn convert_schema1(mut self) -> Self {
+        self.convert_schema1 = true;
+        self
     }
 
     /// Uses HTTP without TLS.

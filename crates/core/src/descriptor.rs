@@ -45,6 +45,11 @@ pub mod media_types {
         matches!(t, OCI_MANIFEST | DOCKER_MANIFEST)
     }
 
+    /// Whether `t` names a document that leads to others: a manifest or an index.
+    pub fn is_document(t: &str) -> bool {
+        is_manifest(t) || is_index(t)
+    }
+
     /// Whether `t` names an image config.
     pub fn is_config(t: &str) -> bool {
         matches!(t, OCI_CONFIG | DOCKER_CONFIG)
@@ -116,5 +121,10 @@ impl Descriptor {
             platform: None,
             artifact_type: None,
         }
+    }
+
+    /// Whether it is a document that leads to others: a manifest or an index.
+    pub fn is_document(&self) -> bool {
+        media_types::is_document(&self.media_type)
     }
 }

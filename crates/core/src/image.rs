@@ -3,17 +3,31 @@
 //! Unknown fields are ignored and what may be missing may be missing: digests are over bytes, so
 //! these types are for reading, and nothing read is ever written back from them.
 
+mod docker;
+mod schema1;
+
 use std::collections::BTreeMap;
 
 use gantry_errdefs::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use docker::ArchivedImage;
+pub use schema1::Schema1;
+
+use crate::platforms::Matcher;
 use crate::{Descriptor, Digest, Platform, media_types};
 
 /// Largest manifest, index or image config that is read, in bytes. Registries take at most 4 MiB;
 /// twice that leaves room and still bounds memory.
 pub const MANIFEST_SIZE_MAX: u64 = 8 << 20;
+
+/// Annotation of an entry of an archive's index with the full name of an image.
+pub const NAME_ANNOTATION: &str = "io.containerd.image.name";
+
+/// Annotation of an entry of an archive's index with the name of an image within it, often a bare
+/// tag (OCI image spec, annotations.md).
+pub const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// Schema 1 as registries name it when it is not signed.
 const DOCKER_SCHEMA1_UNSIGNED: &str = "application/vnd.docker.distribution.manifest.v1+json";
@@ -227,6 +241,27 @@ impl Index {
         check_schema("index", digest, index.schema_version)?;
         index.manifests.iter().try_for_each(|d| check_size(digest, d))?;
         Ok(index)
+    }
+
+    /// The images among the entries that `matcher` accepts, best first, each with its rank; the
+    /// order of equals is the index's. An entry that names no platform may be for any, so it comes
+    /// after those that say they match.
+    pub fn ranked(&self, matcher: &Matcher) -> Vec<(usize, &Descriptor)> {
+        let rank = |entry: &Descriptor| match &entry.platform {
+            Some(platform) => matcher.rank(platform),
+            None => Some(usize::MAX),
+        };
+        let documents = self.manifests.iter().filter(|entry| entry.is_document());
+        let mut ranked: Vec<_> =
+            documents.filter_map(|entry| Some((rank(entry)?, entry))).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked
+    }
+
+    /// The entries that are no images, such as the parts of a checkpoint: they belong to the index
+    /// whatever the platform.
+    pub fn parts(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifests.iter().filter(|entry| !entry.is_document())
     }
 }
 

@@ -165,8 +165,7 @@ impl Parts {
             }
         }));
         self.monitor = self.restart.map(|config| {
-            let runtime = Arc::new(self.runtime.clone());
-            Monitor::start(self.db.clone(), runtime, self.exchange.clone(), config)
+            Monitor::start(self.db.clone(), self.tasks.clone(), self.exchange.clone(), config)
         });
         if self.upgrade_shims {
             tokio::spawn(shims::upgrade(self.runtime.clone()));

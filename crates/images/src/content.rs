@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_content::WriterOptions;
 use gantry_core::image::{Document, MANIFEST_SIZE_MAX};
-use gantry_core::{Context, Descriptor, Digester, Labels, Reference, labels, media_types};
+pub(crate) use gantry_core::labels::{add_source, source_label, source_repositories};
+use gantry_core::{Context, Descriptor, Digester, Labels, Reference, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Content, ContentWriter};
 
@@ -18,9 +19,6 @@ const LOCK_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Prefix of the labels by which a parent keeps its children.
 const LABEL_GC_REF: &str = "containerd.io/gc.ref.content.";
-
-/// Prefix of the labels that name the repositories a blob came from, by registry.
-const LABEL_SOURCE: &str = "containerd.io/distribution.source.";
 
 /// The reference that clients, and so we, ingest a blob under.
 pub(crate) fn ref_key(descriptor: &Descriptor) -> String {
@@ -47,29 +45,6 @@ pub(crate) fn gc_labels(document: &Document) -> Labels {
         (format!("{LABEL_GC_REF}{suffix}"), d.digest.to_string())
     };
     document.children().into_iter().map(child).collect()
-}
-
-/// Key of the label that names the repositories of `host` a blob came from.
-pub(crate) fn source_label(host: &str) -> String {
-    format!("{LABEL_SOURCE}{host}")
-}
-
-/// The repositories that a source label lists.
-pub(crate) fn source_repositories(value: &str) -> Vec<String> {
-    value.split(',').filter(|r| !r.is_empty()).map(str::to_owned).collect()
-}
-
-/// Adds what is known of a blob's origin to its labels. A list that grew too long stays as it is.
-pub(crate) fn add_source(labels: &mut Labels, current: &Labels, origin: &Reference) {
-    let key = source_label(origin.host());
-    let mut list = source_repositories(current.get(&key).map_or("", String::as_str));
-    list.push(origin.path().to_owned());
-    list.sort();
-    list.dedup();
-    let value = list.join(",");
-    if labels::validate(&key, &value).is_ok() {
-        labels.insert(key, value);
-    }
 }
 
 /// How opening an ingest ended.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use gantry_core::image::{Document, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, media_types};
-use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_errdefs::{Error, Result};
 use gantry_metadata::Db;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
@@ -232,11 +232,4 @@ fn missing(target: &Descriptor) -> Error {
         "image content {} ({}) is named by the archive but not in it",
         target.digest, target.media_type
     ))
-}
-
-/// Reads a JSON member of the archive.
-fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| Error::invalid_argument(format!("archive member {name}: {e}")))
-        .context(|| "import")
 }

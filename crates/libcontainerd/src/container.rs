@@ -64,11 +64,12 @@ impl Container {
             builder = builder.options(options);
         }
         let made = builder.create().await?;
-        drop(held);
         let pid = made.pid();
         self.client.inner.events.known(self.id(), pid, false);
         fifos.keep();
-        Ok(Task::new(self.client.clone(), self.bundle.clone(), made, closed))
+        let task = Task::new(self.client.clone(), self.bundle.clone(), made, closed);
+        // Containerd's shims open the streams of a task that is restored when it is started.
+        Ok(if checkpoint.is_some() { task.holding(held) } else { task })
     }
 
     /// The task, if there is one.

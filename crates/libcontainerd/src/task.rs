@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use gantry_client::{CheckpointOptions, ExitStatus, ProcessStatus};
+use gantry_client::{CheckpointOptions, ExitStatus, ProcessStatus, Streams};
 use gantry_errdefs::Result;
 use gantry_oci::LinuxResources;
 use tokio::runtime::Handle;
@@ -19,6 +20,8 @@ use crate::types::{Stats, Summary};
 pub struct Task {
     process: Process,
     inner: gantry_client::Task,
+    /// Ends of the streams that nobody uses, until the shim has opened its own; see [`Opened`].
+    held: Arc<Mutex<Option<Streams>>>,
 }
 
 impl Task {
@@ -29,7 +32,14 @@ impl Task {
         closed: Closed,
     ) -> Self {
         let (pid, own) = (inner.pid(), gantry_client::Process::clone(&inner));
-        Self { process: Process { client, inner: own, bundle, pid, closed }, inner }
+        let held = Arc::default();
+        Self { process: Process { client, inner: own, bundle, pid, closed }, inner, held }
+    }
+
+    /// Keeps ends of the streams until the task is started.
+    pub(crate) fn holding(self, streams: Streams) -> Self {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(streams);
+        self
     }
 
     /// Runs the container's process.
@@ -37,7 +47,9 @@ impl Task {
     /// # Errors
     /// Unknown with the runtime's text; the task can then be deleted.
     pub async fn start(&self) -> Result<u32> {
-        self.process.clone().start_inner().await
+        let started = self.process.clone().start_inner().await;
+        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        started
     }
 
     /// Freezes the container.

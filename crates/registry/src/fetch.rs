@@ -188,8 +188,7 @@ impl BlobStream {
     async fn open_on(&self, host: &Host) -> Result<Open, Failure> {
         let media_type = &self.descriptor.media_type;
         let digest = &self.descriptor.digest;
-        let is_document = media_types::is_manifest(media_type) || media_types::is_index(media_type);
-        if is_document {
+        if media_types::is_document(media_type) {
             match self.open_at(host, &format!("manifests/{digest}")).await {
                 Err(f) if f.class == Class::NotFound => {}
                 other => return other,

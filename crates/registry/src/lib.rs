@@ -28,6 +28,7 @@ pub mod limits;
 mod push;
 mod repository;
 mod resolve;
+mod schema1;
 mod transport;
 
 pub use client::TlsFiles;

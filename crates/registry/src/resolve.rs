@@ -13,6 +13,7 @@ use crate::auth::{Scope, read_limited};
 use crate::failure::Failure;
 use crate::hosts::Host;
 use crate::repository::Repository;
+use crate::schema1::is_known;
 use crate::transport::Request;
 
 const DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -41,6 +42,13 @@ impl Repository {
     /// InvalidArgument for a reference without tag and digest, and for schema 1 manifests;
     /// otherwise the class of the last host's failure, with every host and its reason.
     pub async fn resolve(&self) -> Result<Resolved> {
+        let resolved = self.resolve_any().await?;
+        refuse_schema1(&resolved.descriptor, &self.reference().to_string())?;
+        Ok(resolved)
+    }
+
+    /// As [`Repository::resolve`], whatever kind of manifest it is.
+    pub(crate) async fn resolve_any(&self) -> Result<Resolved> {
         let reference = self.reference();
         let object = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.to_string(),
@@ -55,13 +63,10 @@ impl Repository {
         let capable: fn(&crate::Capabilities) -> bool =
             if want.is_some() { |c| c.pull } else { |c| c.resolve };
         let (object, want) = (&object, want.as_ref());
-        let resolved = self
-            .walk(&format!("resolving {object:?}"), capable, |host| {
-                self.resolve_on(host, object.clone(), want.cloned()).boxed()
-            })
-            .await?;
-        refuse_schema1(&resolved.descriptor, &reference.to_string())?;
-        Ok(resolved)
+        self.walk(&format!("resolving {object:?}"), capable, |host| {
+            self.resolve_on(host, object.clone(), want.cloned()).boxed()
+        })
+        .await
     }
 
     /// Fetches a manifest, index or other small document by digest, checked against digest and
@@ -159,7 +164,7 @@ impl Repository {
 }
 
 /// Both media types of schema 1 begin so.
-const SCHEMA1_PREFIX: &str = "application/vnd.docker.distribution.manifest.v1+";
+pub(crate) const SCHEMA1_PREFIX: &str = "application/vnd.docker.distribution.manifest.v1+";
 
 fn refuse_schema1(descriptor: &Descriptor, name: &str) -> Result<()> {
     if descriptor.media_type.starts_with(SCHEMA1_PREFIX) {
@@ -182,10 +187,7 @@ fn digest_header(headers: &HeaderMap) -> Option<Digest> {
 fn descriptor_of(headers: &HeaderMap) -> Option<Descriptor> {
     let size: i64 = headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()?;
     let media_type = content_type(headers)?;
-    let known = media_types::is_index(&media_type)
-        || media_types::is_manifest(&media_type)
-        || media_type.starts_with(SCHEMA1_PREFIX);
-    (known && size > 0).then_some(())?;
+    (is_known(&media_type) && size > 0).then_some(())?;
     Some(Descriptor::new(media_type, digest_header(headers)?, size))
 }
 
@@ -207,10 +209,7 @@ struct Sniffed {
 /// looks like.
 fn media_type(headers: &HeaderMap, bytes: &[u8]) -> String {
     let told = content_type(headers).unwrap_or_default();
-    if media_types::is_index(&told)
-        || media_types::is_manifest(&told)
-        || told.starts_with(SCHEMA1_PREFIX)
-    {
+    if is_known(&told) {
         return told;
     }
     match serde_json::from_slice::<Sniffed>(bytes) {

@@ -79,7 +79,7 @@ impl Image {
         for descriptor in self.descriptors() {
             let bytes = self.blob(&descriptor.digest);
             let media_type = descriptor.media_type.as_str();
-            if media_types::is_manifest(media_type) || media_types::is_index(media_type) {
+            if media_types::is_document(media_type) {
                 let mut names = vec![descriptor.digest.to_string()];
                 if descriptor.digest == self.top().digest {
                     names.push(tag.to_owned());

@@ -35,6 +35,17 @@ pub fn system_program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: run scripts/install-deps.sh"))
 }
 
+/// The directory with the criu that `scripts/install-criu.sh` unpacks, for a daemon's PATH.
+///
+/// # Panics
+/// When it is not there, saying which script makes it.
+pub fn criu_dir() -> PathBuf {
+    let dir =
+        std::env::var_os("GANTRY_CRIU").map_or("/var/cache/gantry-criu".into(), PathBuf::from);
+    assert!(dir.join("criu").is_file(), "criu is missing: run scripts/install-criu.sh");
+    dir
+}
+
 /// `target/<profile>` of a test at `target/<profile>/deps/<test>` or a binary beside it.
 fn profile_dir(exe: &Path) -> PathBuf {
     let dir = exe.parent().unwrap_or(Path::new("."));

@@ -106,8 +106,7 @@ impl StubRegistry {
     pub fn serve_image(&self, image: &Image, repository: &str, tag: &str) -> String {
         for descriptor in image.descriptors() {
             let media_type = descriptor.media_type.as_str();
-            let is_manifest =
-                media_types::is_manifest(media_type) || media_types::is_index(media_type);
+            let is_manifest = media_types::is_document(media_type);
             let kind = if is_manifest { "manifests" } else { "blobs" };
             let reply = Reply::ok(media_type, image.blob(&descriptor.digest));
             if is_manifest && descriptor.digest == image.top().digest {

@@ -1,5 +1,7 @@
 //! Every block of `docs/client.md`, compiled and run.
 
+pub(crate) use block_14::{freeze, thaw};
+
 include!(concat!(env!("OUT_DIR"), "/guide.rs"));
 
 use gantry_client::Client;
@@ -45,7 +47,7 @@ async fn in_this_process() {
     assert!(client.leases().guard().await.is_ok());
     drop(client);
     daemon.shutdown().await;
-    // Whoever adds a block adds its run here. Block 14 needs criu and is compiled only.
+    // Whoever adds a block adds its run here. Block 14 needs criu: see `story.rs`.
     assert_eq!(BLOCKS, 17);
 }
 

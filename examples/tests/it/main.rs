@@ -5,3 +5,4 @@
 mod engine;
 mod guide;
 mod short;
+mod story;

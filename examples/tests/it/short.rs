@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
-use gantry_testkit::{Daemon, Image, Registry};
+use gantry_testkit::{Daemon, Image, Registry, criu_dir};
 
 fn short(daemon: &Daemon, verb: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_short"));
@@ -86,6 +86,43 @@ fn root_short_examples() {
     let wrong = short(&daemon, "exec", &["none", "true"]).output().unwrap();
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("not found"), "{wrong:?}");
     drop(inside);
+    drop(runtime);
+    daemon.assert_clean();
+}
+
+#[test]
+fn root_short_checkpoint() {
+    let daemon = Daemon::gantryd().path_first(&criu_dir()).start();
+    let registry = Registry::start();
+    let reference = Image::busybox().push(&registry, "busybox:1");
+    ok(short(&daemon, "pull", &[&reference]).output().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = gantry_client::Client::builder(daemon.address())
+            .namespace(daemon.namespace())
+            .build()
+            .unwrap();
+        let image = client.image(&reference).await.unwrap();
+        let container = client
+            .container_builder("c")
+            .from_image(&image)
+            .new_snapshot("c")
+            .spec_option(|spec| spec.args(["sleep", "1000"]))
+            .create()
+            .await
+            .unwrap();
+        let task = container.new_task(&gantry_client::Stdio::null()).create().await.unwrap();
+        task.start().await.unwrap();
+        let text = ok(short(&daemon, "checkpoint", &["c"]).output().unwrap());
+        let name = text.trim();
+        assert!(name.starts_with("containerd.io/checkpoint/c:"), "{name}");
+        assert_eq!(task.wait().await.unwrap().code, 137);
+        task.delete().await.unwrap();
+        container.delete(true).await.unwrap();
+        for name in [name, reference.as_str()] {
+            client.images().delete(name, true).await.unwrap();
+        }
+    });
     drop(runtime);
     daemon.assert_clean();
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gantry_testkit::{Daemon, eventually};
+use gantry_testkit::{Daemon, criu_dir, eventually};
 
 use crate::rig::{Client, Rig, rows};
 
@@ -17,7 +17,7 @@ macro_rules! checkpoint_test {
         $(
             #[test]
             fn $test() {
-                let daemon = Daemon::$daemon().path_first(&criu()).start();
+                let daemon = Daemon::$daemon().path_first(&criu_dir()).start();
                 $scenario(&mut Rig::with(daemon, Client::$client));
             }
         )*
@@ -34,14 +34,6 @@ checkpoint_test! {
     root_left_running_on_containerd, left_running, containerd, Ctr;
     root_restore, restore, gantryd, Ctr;
     root_restore_by_gantry, restore, gantryd, Gantry;
-}
-
-/// The directory with the unpacked criu.
-fn criu() -> PathBuf {
-    let dir =
-        std::env::var_os("GANTRY_CRIU").map_or("/var/cache/gantry-criu".into(), PathBuf::from);
-    assert!(dir.join("criu").is_file(), "criu is missing: run scripts/install-criu.sh");
-    dir
 }
 
 /// Counts in its memory, and tells by its output and a file of the container how far it is. The

@@ -1,7 +1,7 @@
 //! `containers`.
 
 use clap::Subcommand;
-use gantry_client::{CheckpointParts, ContainerRecord, RestoreParts};
+use gantry_client::{CheckpointImageOptions, ContainerRecord};
 use gantry_core::timestamp;
 use gantry_errdefs::Result;
 use serde_json::{Value, json};
@@ -88,11 +88,16 @@ impl Command {
         let client = &session.client;
         match self {
             Self::Checkpoint { rw, image, task, id, name } => {
-                let parts = CheckpointParts { image, rw, task };
-                client.container(&id).await?.checkpoint(&name, parts).await?;
+                let options = CheckpointImageOptions {
+                    without_processes: !task,
+                    without_changes: !rw,
+                    without_image: !image,
+                    ..CheckpointImageOptions::default().named(name)
+                };
+                client.container(&id).await?.checkpoint_image(options).await?;
             }
             Self::Restore { rw, live, io, id, name } => {
-                return restore(session, &io, (&id, &name), RestoreParts { rw }, live).await;
+                return restore(session, &io, (&id, &name), rw, live).await;
             }
             Self::Create(flags) => {
                 flags.create(session).await?;
@@ -147,14 +152,16 @@ async fn restore(
     session: &Session,
     io: &IoFlags,
     (id, name): (&str, &str),
-    parts: RestoreParts,
+    rw: bool,
     live: bool,
 ) -> Result<u8> {
     let client = &session.client;
-    let image = client.images().get(name).await?;
+    let image = client.image(name).await?;
     // Before anything is made: a checkpoint without processes cannot be gone on with.
-    let task = if live { Some(client.checkpoint_of(&image).await?) } else { None };
-    let container = client.restore(id, &image, parts).await?;
+    let task = if live { Some(image.checkpoint_processes().await?) } else { None };
+    let builder = client.container_builder(id).from_checkpoint(&image, id);
+    let builder = if rw { builder } else { builder.without_changes() };
+    let container = builder.create().await?;
     let process = container.spec()?.process().clone();
     let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
     run_task_from(&container, io, terminal, None, task).await

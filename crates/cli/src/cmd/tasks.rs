@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gantry_client::{CheckpointOptions, FifoSet, KillOptions, ProcessStatus, Stdio, TaskMetrics};
-use gantry_core::timestamp;
+use gantry_client::{
+    CheckpointImageOptions, CheckpointOptions, FifoSet, KillOptions, ProcessStatus, Stdio,
+    TaskMetrics,
+};
 use gantry_errdefs::{Error, Result};
 
 use crate::attach::attach;
@@ -134,29 +136,19 @@ pub(crate) enum Command {
     },
 }
 
-/// The name of a checkpoint made just now, as `ctr` forms it.
-fn checkpoint_name(id: &str) -> String {
-    let now = timestamp::format(std::time::SystemTime::now());
-    let (date, time) = now.split_once('T').unwrap_or((&now, ""));
-    let (year, day) = date.split_once('-').unwrap_or((date, ""));
-    let time: String = time.chars().take_while(|c| c.is_ascii_digit() || *c == ':').collect();
-    format!("containerd.io/checkpoint/{id}:{day}-{year}-{time}")
-}
-
 impl Command {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
         let tasks = session.client.tasks();
         match self {
             Self::Attach { id } => return reattach(session, &id).await,
             Self::Checkpoint { exit, image_path, work_path, id } => {
-                let options =
-                    CheckpointOptions { exit, image_path, work_path, ..Default::default() };
+                let criu = CheckpointOptions { exit, image_path, work_path, ..Default::default() };
                 let task = tasks.load(&id).await?;
-                if options.image_path.is_empty() {
-                    let image = task.checkpoint_image(&checkpoint_name(&id), &options).await?;
-                    output::line(image.name);
+                if criu.image_path.is_empty() {
+                    let options = CheckpointImageOptions { criu, ..Default::default() };
+                    output::line(task.checkpoint_image(options).await?.name());
                 } else {
-                    task.checkpoint(&options).await?;
+                    task.checkpoint(&criu).await?;
                 }
             }
             Self::Delete { force, exec_id, ids } => {

@@ -114,7 +114,6 @@ impl PullFlags {
 
     async fn run(self, session: &Session, unpack: Option<String>) -> Result<u8> {
         let options = PullOptions {
-            reference: self.reference.clone(),
             registry: self.registry.options()?,
             labels: labels::parse_strict("label", &self.labels)?,
             platforms: self.platforms.clone(),
@@ -123,6 +122,7 @@ impl PullFlags {
             unpack,
             downloads: self.max_concurrent_downloads,
             local: self.local,
+            ..PullOptions::new(&self.reference)
         };
         let mut display = Display::new();
         let pulled = if self.local {

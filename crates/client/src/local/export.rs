@@ -3,20 +3,16 @@
 use std::collections::BTreeSet;
 
 use gantry_archive::tar;
-use gantry_core::image::{Document, Index};
+use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Digest, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::{INDEX_DEPTH_MAX, is_document};
+use super::INDEX_DEPTH_MAX;
 use crate::client::Client;
 use crate::content::Content;
-
-/// Annotations of an archive's index that name its images: in full, and by tag.
-const NAME_ANNOTATION: &str = "io.containerd.image.name";
-const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// Writes images as an archive; returns its size.
 pub(crate) async fn export(
@@ -80,7 +76,7 @@ async fn collect(
             Err(e) if e.is_not_found() && !needed => continue,
             info => drop(info?),
         }
-        if is_document(&next) {
+        if next.is_document() {
             let document = Document::parse(&next, &content.read(&next.digest).await?)?;
             for (_, child) in document.children() {
                 let fits = child.platform.as_ref().is_none_or(|p| matcher.matches(p));

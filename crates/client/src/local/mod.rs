@@ -7,18 +7,21 @@ mod export;
 mod import;
 mod pull;
 mod push;
+mod schema1;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use gantry_core::image::Document;
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, Platform, media_types};
+use gantry_core::{Descriptor, Digest, Labels, Platform, Reference, labels};
 use gantry_errdefs::Result;
 use gantry_registry::{
     Anonymous, AuthRequest, Credential, Credentials, Hosts, HostsOptions, Resolver, ResolverOptions,
 };
 use tokio::sync::mpsc;
 
+use crate::content::Content;
 use crate::transfer::{Progress, RegistryOptions};
 
 pub(crate) use export::export;
@@ -65,10 +68,27 @@ fn matcher(all: bool, platforms: &[Platform]) -> Matcher {
     }
 }
 
-/// Whether a descriptor is a document that leads to others.
-fn is_document(descriptor: &Descriptor) -> bool {
-    let kind = descriptor.media_type.as_str();
-    media_types::is_manifest(kind) || media_types::is_index(kind)
+/// Labels by which the garbage collector finds what a document refers to.
+pub(crate) fn gc_labels(document: &Document) -> Labels {
+    let label = |(suffix, child): (String, &Descriptor)| {
+        (format!("containerd.io/gc.ref.content.{suffix}"), child.digest.to_string())
+    };
+    document.children().into_iter().map(label).collect()
+}
+
+/// What a blob's labels become: those of `more`, and that it is to be found at `origin` too.
+async fn with_origin(
+    content: &Content,
+    digest: &Digest,
+    mut more: Labels,
+    origin: &Reference,
+) -> Result<Labels> {
+    let current = match content.info(digest).await {
+        Err(e) if e.is_not_found() => Labels::new(),
+        info => info?.labels,
+    };
+    labels::add_source(&mut more, &current, origin);
+    Ok(more)
 }
 
 /// The credentials of the caller, for whoever asks.

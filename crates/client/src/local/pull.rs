@@ -3,15 +3,14 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use gantry_core::image::Document;
+use gantry_core::image::{Document, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Labels};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::Repository;
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher};
-use crate::checkpoint_image::gc_labels;
+use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, gc_labels, matcher, with_origin};
 use crate::client::Client;
 use crate::content::WriterOptions;
 use crate::images::ImageRecord;
@@ -19,9 +18,9 @@ use crate::transfer::{Progress, PullOptions};
 use crate::unpack::UnpackOptions;
 
 /// One pull: where from and where to.
-struct Pull {
-    client: Client,
-    repository: Repository,
+pub(super) struct Pull {
+    pub(super) client: Client,
+    pub(super) repository: Repository,
     matcher: Matcher,
     all_metadata: bool,
     downloads: usize,
@@ -57,8 +56,7 @@ pub(crate) async fn pull(
 impl Pull {
     async fn run(self, options: &PullOptions) -> Result<()> {
         self.steps.tell("resolving", &options.reference, 0, 0).await;
-        let target = self.repository.resolve().await?.descriptor;
-        self.fetch_tree(&target, INDEX_DEPTH_MAX).await?;
+        let target = self.fetch(options).await?;
         let mut record = ImageRecord::new(&options.reference, target.clone());
         record.labels.clone_from(&options.labels);
         self.client.images().create_or_update(&record).await?;
@@ -71,6 +69,19 @@ impl Pull {
         }
         self.steps.tell("complete", &options.reference, 0, 0).await;
         Ok(())
+    }
+
+    /// Fetches the image and returns what its name is to point to.
+    async fn fetch(&self, options: &PullOptions) -> Result<Descriptor> {
+        if options.convert_schema1 {
+            let resolved = self.repository.resolve_with_schema1().await?;
+            if let (true, Some(old)) = (resolved.is_schema1(), &resolved.bytes) {
+                return self.convert(old).await;
+            }
+        }
+        let target = self.repository.resolve().await?.descriptor;
+        self.fetch_tree(&target, INDEX_DEPTH_MAX).await?;
+        Ok(target)
     }
 
     /// Fetches a manifest or index and what it leads to, children first.
@@ -90,33 +101,35 @@ impl Pull {
         let bytes = self.repository.manifest(target).await?;
         let document = Document::parse(target, &bytes)?;
         let children: Vec<Descriptor> = match &document {
-            Document::Index(index) => self.wanted(&index.manifests)?,
+            Document::Index(index) => self.wanted(index)?,
             Document::Manifest(_) => {
                 document.children().into_iter().map(|(_, child)| child.clone()).collect()
             }
         };
-        let (documents, blobs): (Vec<_>, Vec<_>) = children.into_iter().partition(is_document);
+        let (documents, blobs): (Vec<_>, Vec<_>) =
+            children.into_iter().partition(Descriptor::is_document);
         for child in &documents {
             self.fetch_tree(child, depth_left - 1).await?;
         }
         let fetches: Vec<_> = blobs.iter().map(|blob| self.fetch_blob(blob).boxed()).collect();
         stream::iter(fetches).buffer_unordered(self.downloads).try_collect::<()>().await?;
-        self.client.content().write_blob(target, bytes, &gc_labels(&document)).await
+        let content = self.client.content();
+        let labels = gc_labels(&document);
+        let labels = with_origin(&content, &target.digest, labels, self.origin()).await?;
+        content.write_blob(target, bytes, &labels).await
     }
 
     /// The entries of an index to fetch: the best of each platform asked for, and what is no
     /// image at all, such as the parts of a checkpoint.
-    fn wanted(&self, entries: &[Descriptor]) -> Result<Vec<Descriptor>> {
+    fn wanted(&self, index: &Index) -> Result<Vec<Descriptor>> {
         if self.matcher.is_all() || self.all_metadata {
-            return Ok(entries.to_vec());
+            return Ok(index.manifests.clone());
         }
-        let rank = |d: &Descriptor| match &d.platform {
-            Some(platform) => self.matcher.rank(platform),
-            None => Some(usize::MAX),
-        };
-        let best = entries.iter().filter(|d| is_document(d)).filter_map(rank).min();
-        let is_wanted = |d: &&Descriptor| !is_document(d) || best.is_some() && rank(d) == best;
-        let wanted: Vec<Descriptor> = entries.iter().filter(is_wanted).cloned().collect();
+        let ranked = index.ranked(&self.matcher);
+        let best = ranked.first().map(|(rank, _)| *rank);
+        let images = ranked.into_iter().take_while(|(rank, _)| Some(*rank) == best);
+        let images = images.map(|(_, image)| image);
+        let wanted: Vec<Descriptor> = images.chain(index.parts()).cloned().collect();
         if wanted.is_empty() {
             let why = "no match for platform in manifest";
             return Err(Error::not_found(format!("{}: {why}", self.repository.reference())));
@@ -124,15 +137,22 @@ impl Pull {
         Ok(wanted)
     }
 
-    async fn fetch_blob(&self, blob: &Descriptor) -> Result<()> {
+    fn origin(&self) -> &Reference {
+        self.repository.reference()
+    }
+
+    pub(super) async fn fetch_blob(&self, blob: &Descriptor) -> Result<()> {
         let name = blob.digest.to_string();
         let options = WriterOptions {
             reference: format!("layer-{}", blob.digest),
             total: blob.size,
             expected: Some(blob.digest.clone()),
         };
-        let mut writer = match self.client.content().writer(options).await {
+        let content = self.client.content();
+        let labels = with_origin(&content, &blob.digest, Labels::new(), self.origin()).await?;
+        let mut writer = match content.writer(options).await {
             Err(e) if e.is_already_exists() => {
+                content.set_labels(&blob.digest, &labels).await?;
                 self.steps.tell("already exists", &name, blob.size, blob.size).await;
                 return Ok(());
             }
@@ -145,7 +165,7 @@ impl Pull {
             writer.write(bytes).await?;
             self.steps.tell("downloading", &name, offset, blob.size).await;
         }
-        match writer.commit(&Labels::new()).await {
+        match writer.commit(&labels).await {
             Err(e) if !e.is_already_exists() => return Err(e),
             _ => {}
         }

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use gantry_core::Descriptor;
 use gantry_core::image::Document;
 use gantry_core::reference::Reference;
+use gantry_core::{Descriptor, Labels, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, Repository};
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, is_document, matcher};
+use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, matcher, with_origin};
 use crate::client::Client;
 use crate::content::Content;
 use crate::transfer::{Progress, PushOptions};
@@ -66,7 +66,7 @@ impl Push {
                 let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", next.digest);
                 return Err(Error::invalid_argument(why));
             }
-            if !is_document(&next) {
+            if !next.is_document() {
                 blobs.push(next);
                 continue;
             }
@@ -97,7 +97,14 @@ impl Push {
         let name = blob.digest.to_string();
         self.steps.tell("uploading", &name, 0, blob.size).await;
         let source = Stored { content: self.content.clone(), blob: blob.clone() };
-        self.repository.push_blob(blob, std::sync::Arc::new(source), &[], &|_| {}).await?;
+        let to = self.repository.reference();
+        let known = self.content.info(&blob.digest).await?.labels;
+        let sources = known.get(&labels::source_label(to.host()));
+        let sources = sources.map(|list| labels::source_repositories(list)).unwrap_or_default();
+        self.repository.push_blob(blob, std::sync::Arc::new(source), &sources, &|_| {}).await?;
+        // The next push can take it from here.
+        let labels = with_origin(&self.content, &blob.digest, Labels::new(), to).await?;
+        self.content.set_labels(&blob.digest, &labels).await?;
         self.steps.tell("complete", &name, blob.size, blob.size).await;
         Ok(())
     }

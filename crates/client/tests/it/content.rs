@@ -1,5 +1,7 @@
 //! Content, images, leases, namespaces, introspection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gantry_client::core::{Descriptor, Digest, Labels};
 use gantry_client::{Client, ImageRecord, LeaseOptions, WriterOptions};
@@ -86,6 +88,67 @@ async fn records_story(_: &mut Daemon, client: Client) {
     let plugins = client.introspection().plugins(&["id==overlayfs".to_owned()]).await.unwrap();
     assert_eq!(plugins[0].kind, "io.containerd.snapshotter.v1");
     assert!(!client.introspection().server().await.unwrap().uuid.is_empty());
+}
+
+/// What a lease holds stays, until it ends or its time is over.
+async fn leases_story(_: &mut Daemon, client: Client) {
+    let leases = client.leases();
+    let options = LeaseOptions {
+        labels: Labels::from([("a".to_owned(), "b".to_owned())]),
+        ..LeaseOptions::default()
+    };
+    let lease = leases.create(options).await.unwrap();
+    let (nanos, random) = lease.id.split_once('-').unwrap();
+    assert!(nanos.bytes().all(|b| b.is_ascii_digit()) && random.len() == 4, "{}", lease.id);
+    assert!(lease.created_at > std::time::SystemTime::UNIX_EPOCH);
+    let found = leases.list(&["labels.a==b".to_owned()]).await.unwrap();
+    assert_eq!(found, std::slice::from_ref(&lease));
+    assert!(leases.list(&["id==none".to_owned()]).await.unwrap().is_empty());
+
+    // Calls under it add to it.
+    let blob = Descriptor::new("x", Digest::of(b"held"), 4);
+    let leased = client.under_lease(&lease.id);
+    leased.content().write_blob(&blob, Bytes::from_static(b"held"), &Labels::new()).await.unwrap();
+    leased.snapshots("overlayfs").prepare("s", "", Labels::new()).await.unwrap();
+    let mut held = leases.resources(&lease.id).await.unwrap();
+    held.sort();
+    let expected = [
+        ("content".to_owned(), blob.digest.to_string()),
+        ("snapshots/overlayfs".to_owned(), "s".to_owned()),
+    ];
+    assert_eq!(held, expected);
+    let collect = async || {
+        let other = leases.create(LeaseOptions::default()).await.unwrap();
+        leases.delete(&other.id, true).await.unwrap();
+    };
+    collect().await;
+    assert!(client.content().info(&blob.digest).await.is_ok());
+    leases.remove_resource(&lease.id, "snapshots/overlayfs", "s").await.unwrap();
+    collect().await;
+    let snapshot = client.snapshots("overlayfs").stat("s").await;
+    assert!(snapshot.unwrap_err().is_not_found());
+    leases.delete(&lease.id, true).await.unwrap();
+    assert!(client.content().info(&blob.digest).await.unwrap_err().is_not_found());
+    assert!(leases.delete(&lease.id, false).await.unwrap_err().is_not_found());
+
+    let options =
+        LeaseOptions { expires: Some(Duration::from_millis(1)), ..LeaseOptions::default() };
+    leases.create(options).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !leases.list(&[]).await.unwrap().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "it does not expire");
+        collect().await;
+    }
+}
+
+#[test]
+fn root_leases_on_containerd() {
+    with_daemon(DaemonKind::Containerd, leases_story);
+}
+
+#[test]
+fn root_leases_on_gantryd() {
+    with_daemon(DaemonKind::Gantryd, leases_story);
 }
 
 #[test]

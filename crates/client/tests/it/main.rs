@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cancel;
+mod checkpoint;
+mod connect;
 mod containers;
 mod content;
 mod events;

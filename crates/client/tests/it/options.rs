@@ -90,7 +90,27 @@ async fn options_story(_: &mut Daemon, client: Client) {
 
     assert_eq!(client.containers().list(&[]).await.unwrap().len(), 3);
     assert_eq!(client.containers().list(&["id==c3".to_owned()]).await.unwrap().len(), 1);
-    for container in [container, viewed, remapped] {
+    let either = ["id==c3".to_owned(), "labels.g==h".to_owned()];
+    assert_eq!(client.containers().list(&either).await.unwrap().len(), 2);
+    let looking = client
+        .container_builder("c5")
+        .from_image(&image)
+        .remapped_view("c5-root", &maps, &maps)
+        .create()
+        .await
+        .unwrap();
+    let info = client.snapshots("overlayfs").stat("c5-root").await.unwrap();
+    assert_eq!(info.kind, gantry_client::SnapshotKind::View);
+    assert!(info.parent.ends_with("-100000-100000"), "{info:?}");
+    // A spec of the caller's is kept byte for byte, with the type that Go gives it.
+    let spec = container.record().spec.clone().unwrap();
+    assert_eq!(spec.type_url, "types.containerd.io/opencontainers/runtime-spec/1/Spec");
+    let spaced = Any { value: [b"  ", spec.value.as_slice(), b"\n"].concat(), ..spec };
+    let own = client.container_builder("c6").raw_spec(spaced.clone()).create().await.unwrap();
+    assert_eq!(client.container("c6").await.unwrap().record().spec, Some(spaced));
+    // A snapshot that is gone does not keep its container.
+    client.snapshots("overlayfs").remove("c3-root").await.unwrap();
+    for container in [container, viewed, remapped, looking, own] {
         container.delete(true).await.unwrap();
     }
     assert!(client.container("c1").await.unwrap_err().is_not_found());

@@ -3,8 +3,9 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use gantry_client::{Client, PullOptions, Stdio};
+use gantry_client::{Client, FifoSet, PullOptions, Stdio, Streams};
 use gantry_testkit::{Daemon, Image, Registry};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{busybox, on_both, remove_busybox, shell};
 
@@ -65,5 +66,45 @@ async fn pull_story(daemon: &mut Daemon, client: Client) {
     assert!(client.content().statuses(&[]).await.unwrap().is_empty());
 }
 
+/// Streams are between the shim and the client: a daemon that goes away does not disturb them.
+async fn attach_story(daemon: &mut Daemon, client: Client) {
+    let image = busybox(&client).await;
+    let container = shell(&client, &image, "c1", "cat; exit 6").await;
+    let dir = tempfile::tempdir().unwrap();
+    let fifos = FifoSet::create(Some(dir.path()), "c1", true, false).unwrap();
+    let mut streams = fifos.stdio().open().unwrap();
+    let task = container.new_task(fifos.stdio()).create().await.unwrap();
+    task.start().await.unwrap();
+    echo(&mut streams, b"before\n").await;
+    daemon.kill9();
+    echo(&mut streams, b"without\n").await;
+    // Attaching needs the daemon, and says so.
+    let lost = task.attach().await.unwrap_err();
+    assert!(lost.is_unavailable(), "{lost:?}");
+    daemon.start_again();
+    echo(&mut streams, b"after\n").await;
+    drop(streams);
+    let mut again = task.attach().await.unwrap();
+    echo(&mut again, b"again\n").await;
+    drop(again.stdin.take());
+    task.close_stdin().await.unwrap();
+    let exit = tokio::time::timeout(PATIENCE, task.wait()).await.unwrap().unwrap();
+    assert_eq!(exit.code, 6);
+    assert_eq!(again.output().await.unwrap().stdout, b"");
+    task.delete().await.unwrap();
+    container.delete(true).await.unwrap();
+    remove_busybox(&client).await;
+}
+
+/// What goes in comes out.
+async fn echo(streams: &mut Streams, line: &[u8]) {
+    let mut bytes = vec![0; line.len()];
+    streams.stdin.as_mut().unwrap().write_all(line).await.unwrap();
+    let read = streams.stdout.as_mut().unwrap().read_exact(&mut bytes);
+    tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+    assert_eq!(bytes, line);
+}
+
+on_both!(attach_story, root_attach_over_restart_on_containerd, root_attach_over_restart_on_gantryd);
 on_both!(wait_story, root_wait_over_restart_on_containerd, root_wait_over_restart_on_gantryd);
 on_both!(pull_story, root_pull_over_restart_on_containerd, root_pull_over_restart_on_gantryd);

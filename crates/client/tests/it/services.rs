@@ -9,8 +9,11 @@ use gantry_client::api::containerd::services::version::v1::version_server::{
     Version, VersionServer,
 };
 use gantry_client::core::{Descriptor, Digest};
-use gantry_client::{Client, Error, ImageRecord};
+use gantry_client::{Client, Error, ImageRecord, Stdio};
+use gantry_testkit::Daemon;
 use tonic::{Request, Response, Status};
+
+use crate::support::on_both;
 
 /// Images in memory, by namespace and name.
 #[derive(Clone, Default)]
@@ -106,3 +109,39 @@ async fn one_service_is_replaced_and_the_others_are_the_daemons() {
     assert_eq!(client.version().await.unwrap().version, "own");
     assert!(client.images().list(&[]).await.unwrap_err().is_unavailable());
 }
+
+/// Images are kept elsewhere; everything else is the daemon's, and a container of such an image
+/// runs.
+async fn own_images_story(_: &mut Daemon, client: Client) {
+    let source = gantry_testkit::Image::busybox();
+    let guard = client.leases().guard().await.unwrap();
+    let own = guard.client().with_service(ImagesServer::new(Own::default()));
+    for descriptor in source.descriptors() {
+        let bytes = source.blob(&descriptor.digest).to_vec().into();
+        own.content().write_blob(descriptor, bytes, &Default::default()).await.unwrap();
+    }
+    let record = ImageRecord::new("own/image", source.top().clone());
+    own.images().create(&record).await.unwrap();
+    assert!(client.image("own/image").await.unwrap_err().is_not_found());
+    let image = own.image("own/image").await.unwrap();
+    image.unpack("overlayfs").await.unwrap();
+    let container = own
+        .container_builder("c")
+        .from_image(&image)
+        .new_snapshot("c")
+        .spec_option(|spec| spec.args(["sh", "-c", "exit 4"]))
+        .create()
+        .await
+        .unwrap();
+    assert_eq!(container.image().await.unwrap().target().digest, source.top().digest);
+    let task = container.new_task(&Stdio::null()).create().await.unwrap();
+    task.start().await.unwrap();
+    assert_eq!(task.wait().await.unwrap().code, 4);
+    task.delete().await.unwrap();
+    container.delete(true).await.unwrap();
+    let id = guard.id().to_owned();
+    guard.release().await.unwrap();
+    assert!(client.leases().resources(&id).await.unwrap_err().is_not_found());
+}
+
+on_both!(own_images_story, root_own_image_store_on_containerd, root_own_image_store_on_gantryd);

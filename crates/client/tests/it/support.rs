@@ -6,10 +6,15 @@ use gantry_testkit::{Daemon, DaemonKind, Image};
 
 /// Runs `scenario` on a runtime of its own against a fresh daemon, which must be clean after.
 pub(crate) fn with_daemon(kind: DaemonKind, scenario: impl AsyncFnOnce(&mut Daemon, Client)) {
-    let mut daemon = match kind {
+    let daemon = match kind {
         DaemonKind::Gantryd => Daemon::gantryd().start(),
         DaemonKind::Containerd => Daemon::containerd().start(),
     };
+    run_on(daemon, scenario);
+}
+
+/// As [`with_daemon`], against a daemon that runs already.
+pub(crate) fn run_on(mut daemon: Daemon, scenario: impl AsyncFnOnce(&mut Daemon, Client)) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let client =

@@ -118,6 +118,7 @@ async fn rules_story(_: &mut Daemon, client: Client) {
     task.start().await.unwrap();
     assert!(task.delete().await.unwrap_err().is_failed_precondition());
     assert_eq!(task.state().await.unwrap().status, ProcessStatus::Running);
+    assert!(task.resume().await.is_err(), "it is not frozen");
     // Without a terminal there is no size to set, and that is no error.
     task.resize(10, 10).await.unwrap();
     let mut limits = LinuxResources::default();
@@ -150,11 +151,14 @@ async fn rules_story(_: &mut Daemon, client: Client) {
     assert_eq!(exec.attach().await.unwrap().output().await.unwrap().stdout, b"");
     assert!(exec.kill(9, KillOptions::default()).await.unwrap_err().is_not_found());
     assert_eq!(exec.delete().await.unwrap().code, 137);
+    // A second one of its name, once it is gone.
+    let exec = task.exec("e1", &process, &Stdio::null()).await.unwrap();
+    exec.delete().await.unwrap();
     // One that never ran may go too.
     task.exec("e3", &process, &Stdio::null()).await.unwrap().delete().await.unwrap();
 
     // Without criu, or with it: an image is no partial one.
-    if task.checkpoint_as_image(CheckpointImageOptions::default()).await.is_err() {
+    if task.checkpoint_image(CheckpointImageOptions::default()).await.is_err() {
         assert_eq!(client.list_images(&[]).await.unwrap().len(), 1);
         assert_eq!(task.state().await.unwrap().status, ProcessStatus::Running);
     }
@@ -164,9 +168,13 @@ async fn rules_story(_: &mut Daemon, client: Client) {
         }
     }
 
+    let late = task.exec("e4", &process, &Stdio::null()).await.unwrap();
     task.kill(15, KillOptions::default()).await.unwrap();
     let exit = task.wait().await.unwrap();
     assert_eq!(exit.code, 9);
+    assert!(exit.exited_at > std::time::SystemTime::UNIX_EPOCH);
+    assert!(late.start().await.is_err(), "the container has ended");
+    late.delete_with_kill().await.unwrap();
     // A process that is over still tells, to whoever asks.
     assert_eq!(container.task().await.unwrap().wait().await.unwrap(), exit);
     assert_eq!(task.delete().await.unwrap().code, 9);

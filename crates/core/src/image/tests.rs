@@ -81,3 +81,38 @@ fn chain_ids_follow_the_image_spec() {
     assert_eq!(chain_id(&diffs), Some(three.clone()));
     assert_eq!(chain_ids(&diffs), [diffs[0].clone(), two, three]);
 }
+
+#[test]
+fn entries_of_an_index_are_ranked() {
+    let entry = |name: &str, kind: &str, platform: Option<&str>| Descriptor {
+        platform: platform.map(|p| crate::platforms::parse(p).unwrap()),
+        ..Descriptor::new(kind, digest(name), 1)
+    };
+    let manifests = vec![
+        entry("any", media_types::OCI_MANIFEST, None),
+        entry("v7", media_types::OCI_MANIFEST, Some("linux/arm/v7")),
+        entry("other", media_types::OCI_MANIFEST, Some("linux/s390x")),
+        entry("criu", "application/x-memory", Some("linux/arm64")),
+        entry("v8", media_types::DOCKER_LIST, Some("linux/arm64")),
+        entry("again", media_types::OCI_INDEX, Some("linux/arm64/v8")),
+    ];
+    let index = Index {
+        schema_version: 2,
+        media_type: String::new(),
+        manifests,
+        annotations: BTreeMap::new(),
+    };
+    let names = |found: Vec<&Descriptor>| -> Vec<Digest> {
+        found.into_iter().map(|d| d.digest.clone()).collect()
+    };
+    let of = |names: &[&str]| names.iter().map(|n| digest(n)).collect::<Vec<_>>();
+    let arm = Matcher::only(&crate::platforms::parse("linux/arm64").unwrap());
+    let ranked = index.ranked(&arm);
+    assert_eq!(ranked[0].0, ranked[1].0);
+    assert_eq!(
+        names(ranked.into_iter().map(|(_, d)| d).collect()),
+        of(&["v8", "again", "v7", "any"])
+    );
+    assert_eq!(names(index.parts().collect()), of(&["criu"]));
+    assert_eq!(index.ranked(&Matcher::all()).len(), 5);
+}

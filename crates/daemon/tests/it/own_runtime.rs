@@ -341,3 +341,47 @@ async fn tasks_run_by_a_runtime_of_the_embedders_own() {
     assert!(double.tasks.lock().unwrap().is_empty());
     running.shutdown().await;
 }
+
+/// What asks to be started again is, by the runtime that runs it.
+#[tokio::test]
+async fn the_restart_monitor_uses_the_embedders_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = Arc::new(Double::default());
+    let running = Daemon::builder(config_in(dir.path()))
+        .runtime(double.clone())
+        .start_embedded()
+        .await
+        .unwrap();
+    let channel = running.channel();
+    let mut service = TasksClient::new(channel.clone());
+    let mut wanted = container();
+    let labels = [
+        ("containerd.io/restart.status".to_owned(), "running".to_owned()),
+        ("containerd.io/restart.policy".to_owned(), "always".to_owned()),
+    ];
+    wanted.container.as_mut().unwrap().labels.extend(labels);
+    ContainersClient::new(channel).create(ns(wanted)).await.unwrap();
+    let create = tasks::CreateTaskRequest { container_id: "c".into(), ..Default::default() };
+    let first = service.create(ns(create)).await.unwrap().into_inner().pid;
+    let start = tasks::StartRequest { container_id: "c".into(), exec_id: String::new() };
+    service.start(ns(start)).await.unwrap();
+    let kill = tasks::KillRequest { container_id: "c".into(), signal: 9, ..Default::default() };
+    service.kill(ns(kill)).await.unwrap();
+    let again = async {
+        loop {
+            let get = tasks::GetRequest { container_id: "c".into(), exec_id: String::new() };
+            if let Ok(found) = service.get(ns(get)).await
+                && let Some(process) = found.into_inner().process
+                && process.pid != first
+                && process.status() == Status::Running
+            {
+                return process.pid;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(60);
+    let pid = tokio::time::timeout(patience, again).await.expect("it is started again");
+    assert_eq!(double.tasks.lock().unwrap().len(), 1, "{pid}");
+    running.shutdown().await;
+}

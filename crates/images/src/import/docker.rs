@@ -3,32 +3,14 @@
 use std::collections::BTreeMap;
 
 use gantry_archive::Compression;
-use gantry_core::image::{ImageConfig, Index, Manifest};
-use gantry_core::{Context, Descriptor, Platform, media_types, reference};
-use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_core::image::{ArchivedImage, ImageConfig, Index};
+use gantry_core::{Context, Descriptor, media_types};
+use gantry_errdefs::{Error, Result};
 use gantry_metadata::Db;
-use serde::Deserialize;
 
 use super::members::{Archived, Stored};
-use super::{parse, store_document};
+use super::store_document;
 use crate::content::read_document;
-
-/// Images in one archive.
-const IMAGE_COUNT_MAX: usize = 10_000;
-
-/// One image of `manifest.json`.
-#[derive(Debug, Deserialize)]
-struct Item {
-    /// Member with the image config.
-    #[serde(rename = "Config", default)]
-    config: String,
-    /// Names.
-    #[serde(rename = "RepoTags", default)]
-    repo_tags: Option<Vec<String>>,
-    /// Members with the layers, lowest first.
-    #[serde(rename = "Layers", default)]
-    layers: Option<Vec<String>>,
-}
 
 /// Makes manifests for the images, stores them, and returns the bytes of an index over them.
 ///
@@ -40,29 +22,9 @@ pub(super) async fn index(
     archived: &Archived,
     manifest: &[u8],
 ) -> Result<Vec<u8>> {
-    let items: Vec<Item> = parse("manifest.json", manifest)?;
-    if items.len() > IMAGE_COUNT_MAX {
-        let text = format!("archive member manifest.json: over {IMAGE_COUNT_MAX} images");
-        return Err(Error::invalid_argument(text));
-    }
     let mut manifests = Vec::new();
-    for item in items {
-        let target = image(db, ctx, archived, &item).await?;
-        let names = item.repo_tags.unwrap_or_default();
-        if names.is_empty() {
-            manifests.push(target.clone());
-        }
-        for name in names {
-            let full = reference::normalize_docker(&name)
-                .context(|| "archive member manifest.json, RepoTags")?;
-            let mut named = target.clone();
-            named.annotations.insert(super::NAME.to_owned(), full.to_string());
-            let object = full.object();
-            if !object.is_empty() {
-                named.annotations.insert(super::REF_NAME.to_owned(), object);
-            }
-            manifests.push(named);
-        }
+    for image in ArchivedImage::parse_all(manifest)? {
+        manifests.extend(entries(db, ctx, archived, &image).await?);
     }
     let index = Index {
         schema_version: 2,
@@ -73,7 +35,12 @@ pub(super) async fn index(
     encode(&index)
 }
 
-async fn image(db: &Db, ctx: &Context, archived: &Archived, item: &Item) -> Result<Descriptor> {
+async fn entries(
+    db: &Db,
+    ctx: &Context,
+    archived: &Archived,
+    image: &ArchivedImage,
+) -> Result<Vec<Descriptor>> {
     let find = |what: &str, name: &str| {
         archived.blob(name).ok_or_else(|| {
             Error::invalid_argument(format!(
@@ -81,49 +48,18 @@ async fn image(db: &Db, ctx: &Context, archived: &Archived, item: &Item) -> Resu
             ))
         })
     };
-    let config = find("config", &item.config)?;
-    let config = described(config, media_types::DOCKER_CONFIG);
+    let config = described(find("config", &image.config)?, media_types::DOCKER_CONFIG);
     let bytes = read_document(&db.content(), ctx, &config).await?;
     let parsed = ImageConfig::parse(&config.digest, &bytes)?;
-    let diff_ids = &parsed.rootfs.diff_ids;
-    let names = item.layers.as_deref().unwrap_or_default();
-    if names.len() != diff_ids.len() {
-        return Err(Error::invalid_argument(format!(
-            "image config {}: it has {} layers, manifest.json {}",
-            config.digest,
-            diff_ids.len(),
-            names.len()
-        )));
-    }
     let mut layers = Vec::new();
-    for (name, diff_id) in names.iter().zip(diff_ids) {
+    for name in &image.layers {
         let stored = find("layer", name)?;
-        let compression = Compression::of_magic(&stored.head);
-        // What a compressed layer holds is checked when it is unpacked.
-        if compression == Compression::None && stored.digest != *diff_id {
-            return Err(Error::invalid_argument(format!(
-                "archive member {name}: its digest is {}, the image config says {diff_id}",
-                stored.digest
-            )));
-        }
-        layers.push(described(stored, layer_type(compression)));
+        layers.push(described(stored, layer_type(Compression::of_magic(&stored.head))));
     }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media_types::DOCKER_MANIFEST.to_owned(),
-        artifact_type: None,
-        config,
-        layers,
-        subject: None,
-        annotations: BTreeMap::new(),
-    };
-    let mut target =
-        store_document(db, ctx, media_types::DOCKER_MANIFEST, &encode(&manifest)?).await?;
-    let platform = Platform::from(parsed.platform);
-    if !platform.os.is_empty() || !platform.architecture.is_empty() {
-        target.platform = Some(platform);
-    }
-    Ok(target)
+    let manifest = image.manifest(config, &parsed, layers)?;
+    let bytes = encode(&manifest)?;
+    let target = store_document(db, ctx, media_types::DOCKER_MANIFEST, &bytes).await?;
+    image.entries(target, &parsed)
 }
 
 fn layer_type(compression: Compression) -> &'static str {

@@ -13,7 +13,7 @@ use gantry_content::WriterOptions;
 use gantry_core::image::MANIFEST_SIZE_MAX;
 use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_metadata::{ContentWriter, Db};
+use gantry_metadata::{Content, ContentWriter, Db};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
@@ -141,7 +141,40 @@ enum Sink {
     /// Into memory.
     Memory { name: String, bytes: Vec<u8> },
     /// Into the content store.
-    Blob { name: String, writer: Box<ContentWriter>, expected: Option<Digest>, stored: Progress },
+    Blob(Box<Blob>),
+}
+
+/// A blob on its way into the content store.
+struct Blob {
+    name: String,
+    writer: ContentWriter,
+    expected: Option<Digest>,
+    stored: Progress,
+    unfinished: Unfinished,
+}
+
+/// Drops an ingest that came to no end: an import is not gone on with, its references are its own.
+struct Unfinished {
+    content: Content,
+    ctx: Context,
+    /// None once it is a blob.
+    reference: Option<String>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(reference) = self.reference.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (content, ctx) = (self.content.clone(), self.ctx.clone());
+        runtime.spawn(async move {
+            match content.abort(&ctx, &reference).await {
+                Err(err) if !err.is_not_found() => {
+                    tracing::warn!(reference, %err, "import: ingest left");
+                }
+                _ => {}
+            }
+        });
+    }
 }
 
 #[derive(Default)]
@@ -163,7 +196,8 @@ async fn store(db: &Db, ctx: &Context, arriving: &mut mpsc::Receiver<Event>) -> 
             Event::Piece(piece) => match &mut sink {
                 Sink::Skip => {}
                 Sink::Memory { bytes, .. } => bytes.extend_from_slice(&piece),
-                Sink::Blob { writer, stored, .. } => {
+                Sink::Blob(blob) => {
+                    let Blob { writer, stored, .. } = &mut **blob;
                     stored.size += piece.len() as u64;
                     let wanted = gantry_archive::Compression::MAGIC_LEN - stored.head.len();
                     stored.head.extend_from_slice(&piece[..wanted.min(piece.len())]);
@@ -200,11 +234,13 @@ async fn begin(
         Some(digest) => format!("blob-{run}-{digest}"),
         None => format!("tar-{run}-{name}"),
     };
+    let unfinished =
+        Unfinished { content: db.content(), ctx: ctx.clone(), reference: Some(reference.clone()) };
     let options = WriterOptions { reference, total: size, expected: expected.clone() };
     match db.content().writer(ctx, options).await {
         Ok(writer) => {
             let stored = Progress::default();
-            Ok(Sink::Blob { name, writer: Box::new(writer), expected, stored })
+            Ok(Sink::Blob(Box::new(Blob { name, writer, expected, stored, unfinished })))
         }
         Err(err) if err.is_already_exists() => {
             if let Some(digest) = expected {
@@ -232,7 +268,8 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
             "index.json" => archived.index = Some(bytes),
             _ => archived.manifest = Some(bytes),
         },
-        Sink::Blob { name, writer, expected, stored } => {
+        Sink::Blob(blob) => {
+            let Blob { name, writer, expected, stored, mut unfinished } = *blob;
             let digest = writer.digest();
             if let Some(expected) = &expected
                 && *expected != digest
@@ -241,8 +278,11 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
                     "archive member {name}: its bytes have digest {digest}"
                 )));
             }
+            // A commit comes to its own end, also when nobody waits for it.
+            let reference = unfinished.reference.take();
             match writer.commit(stored.size, Some(&digest), Labels::new()).await {
                 Err(err) if !err.is_already_exists() => {
+                    unfinished.reference = reference;
                     return Err(err.context(format!("archive member {name}")));
                 }
                 _ => {}

@@ -7,10 +7,10 @@ use gantry_metadata::{Db, Image, ImageUpdate};
 use super::Imported;
 
 /// Annotation with the full name of an image.
-pub(crate) const NAME: &str = "io.containerd.image.name";
+pub(crate) const NAME: &str = gantry_core::image::NAME_ANNOTATION;
 
 /// Annotation with the name of an image within its archive, often a bare tag.
-pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = gantry_core::image::REF_ANNOTATION;
 
 /// How the images of an archive are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

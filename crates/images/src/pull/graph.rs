@@ -1,10 +1,12 @@
 //! Which manifests of an image are wanted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use gantry_core::Descriptor;
-use gantry_core::image::{Document, Manifest};
+use gantry_core::image::{Document, Index, Manifest};
 use gantry_core::platforms::Matcher;
 use gantry_errdefs::{Error, Result};
 
@@ -48,9 +50,9 @@ pub(super) async fn walk(
     top: &Descriptor,
     known: Option<Bytes>,
 ) -> Result<Vec<Found>> {
-    let walker = Walker { fetcher, selection };
+    let walker = Walker { fetcher, selection, parts: AtomicBool::new(false) };
     let found = walker.descend(top.clone(), Vec::new(), known, true, 0).await?;
-    if !found.iter().any(|f| f.layers) {
+    if !found.iter().any(|f| f.layers) && !walker.parts.load(Ordering::Relaxed) {
         return Err(Error::not_found(format!(
             "image {}: no match for platform in manifest: want {}",
             top.digest, selection.matcher
@@ -62,6 +64,8 @@ pub(super) async fn walk(
 struct Walker<'a> {
     fetcher: &'a Fetcher,
     selection: &'a Selection,
+    /// Whether there was anything that is no image.
+    parts: AtomicBool,
 }
 
 impl Walker<'_> {
@@ -95,11 +99,12 @@ impl Walker<'_> {
                 Document::Index(index) => {
                     let mut below = parents;
                     below.push(content::ref_key(&descriptor));
-                    let wanted = self.choose(index.manifests, layers);
-                    let each = wanted.into_iter().map(|(child, layers)| {
+                    let parts = index.parts().map(|part| self.part(part, &below));
+                    let parts = try_join_all(parts);
+                    let each = self.choose(&index, layers).into_iter().map(|(child, layers)| {
                         self.descend(child, below.clone(), None, layers, depth + 1)
                     });
-                    let found = try_join_all(each).await?;
+                    let (found, _) = tokio::try_join!(try_join_all(each), parts)?;
                     Ok(found.into_iter().flatten().collect())
                 }
             }
@@ -107,32 +112,28 @@ impl Walker<'_> {
         .boxed()
     }
 
-    /// The entries of an index that are wanted, best first, with whether their layers are.
-    fn choose(&self, entries: Vec<Descriptor>, layers: bool) -> Vec<(Descriptor, bool)> {
-        let rank = |d: &Descriptor| match &d.platform {
-            Some(platform) => self.selection.matcher.rank(platform),
-            // Unknown until its config is read: after those that say they match.
-            None => Some(usize::MAX),
-        };
-        let mut matching: Vec<(usize, Descriptor)> = Vec::new();
-        let mut others = Vec::new();
-        for entry in entries {
-            match rank(&entry).filter(|_| layers) {
-                Some(rank) => matching.push((rank, entry)),
-                None => others.push(entry),
-            }
+    /// Fetches an entry of an index that is no image, such as a part of a checkpoint.
+    async fn part(&self, part: &Descriptor, parents: &[String]) -> Result<()> {
+        self.parts.store(true, Ordering::Relaxed);
+        self.fetcher.blob(part, parents, None).await
+    }
+
+    /// The images of an index that are wanted, best first, with whether their layers are.
+    fn choose(&self, index: &Index, layers: bool) -> Vec<(Descriptor, bool)> {
+        let mut matching: Vec<&Descriptor> = Vec::new();
+        if layers {
+            let ranked = index.ranked(&self.selection.matcher);
+            matching.extend(ranked.into_iter().map(|(_, entry)| entry));
         }
-        matching.sort_by_key(|(rank, _)| *rank);
-        if self.selection.manifest_limit > 0 && matching.len() > self.selection.manifest_limit {
-            let rest = matching.split_off(self.selection.manifest_limit);
-            others.extend(rest.into_iter().map(|(_, d)| d));
+        if self.selection.manifest_limit > 0 {
+            matching.truncate(self.selection.manifest_limit);
         }
-        let matching = matching.into_iter().map(|(_, d)| (d, true));
-        let others = others.into_iter().map(|d| (d, false));
+        let mut wanted: Vec<_> = matching.iter().map(|entry| ((*entry).clone(), true)).collect();
         if self.selection.all_metadata {
-            matching.chain(others).collect()
-        } else {
-            matching.collect()
+            let is_other = |d: &&Descriptor| d.is_document() && !matching.contains(d);
+            let others = index.manifests.iter().filter(is_other);
+            wanted.extend(others.map(|entry| (entry.clone(), false)));
         }
+        wanted
     }
 }

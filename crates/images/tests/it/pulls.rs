@@ -1,9 +1,9 @@
 //! Pulls that work.
 
-use gantry_core::image::chain_ids;
-use gantry_core::{Digest, Platform};
+use gantry_core::image::{Index, chain_ids};
+use gantry_core::{Descriptor, Digest, Platform, media_types};
 use gantry_images::{StoreOptions, progress_channel};
-use gantry_testkit::{Compression, Image, Registry, StubRegistry};
+use gantry_testkit::{Compression, Image, Registry, Reply, StubRegistry};
 
 use crate::rig::Rig;
 
@@ -219,4 +219,48 @@ async fn root_tags_and_replaces_names() {
     assert_eq!(rig.db.images().list(&rig.ctx, &[]).await.unwrap().len(), 2);
     let err = rig.transfer.tag(&rig.ctx, "absent", &store, &sink).await.unwrap_err();
     assert!(err.is_not_found());
+}
+
+/// An index of a checkpoint has parts that are no images: they come along, with the image for the
+/// platform, and with none at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_parts_that_are_no_images_come_along() {
+    let stub = StubRegistry::start();
+    let image = Image::builder().build();
+    let memory = b"memory".to_vec();
+    let part = Descriptor {
+        platform: Some(gantry_core::platforms::default()),
+        ..Descriptor::new("application/x-memory", Digest::of(&memory), 6)
+    };
+    for with_image in [true, false] {
+        stub.serve_image(&image, "a/b", "v1");
+        let mut manifests = vec![part.clone()];
+        manifests.extend(with_image.then(|| image.top().clone()));
+        let index = Index {
+            schema_version: 2,
+            media_type: media_types::OCI_INDEX.to_owned(),
+            manifests,
+            annotations: Default::default(),
+        };
+        let bytes = serde_json::to_vec(&index).unwrap();
+        let top = Digest::of(&bytes);
+        for name in ["checkpoint".to_owned(), top.to_string()] {
+            let reply = Reply::ok(media_types::OCI_INDEX, bytes.clone());
+            stub.reply(&format!("/v2/a/b/manifests/{name}"), reply);
+        }
+        let reply = Reply::ok("application/octet-stream", memory.clone());
+        stub.reply(&format!("/v2/a/b/blobs/{}", part.digest), reply);
+
+        let rig = Rig::new();
+        let reference = format!("{}/a/b:checkpoint", stub.host());
+        let pulled = rig.transfer.pull(&rig.ctx, rig.pull_options(&reference, &["overlayfs"]));
+        assert_eq!(pulled.await.unwrap().image.target.digest, top);
+        let content = rig.db.content();
+        assert_eq!(content.info(&rig.ctx, &part.digest).await.unwrap().size, 6);
+        assert_eq!(content.info(&rig.ctx, &image.top().digest).await.is_ok(), with_image);
+        let unpacked = chain_ids(image.diff_ids()).last().unwrap().to_string();
+        let snapshots = rig.db.snapshotter("overlayfs").unwrap();
+        assert_eq!(snapshots.stat(&rig.ctx, &unpacked).await.is_ok(), with_image);
+        rig.assert_nothing_left().await;
+    }
 }

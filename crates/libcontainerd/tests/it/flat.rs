@@ -7,6 +7,8 @@ use gantry_libcontainerd::{
     EventType, INIT_PROCESS, LinuxResources, Options, ProcessStatus, RuntimeConfig,
 };
 
+use tokio::io::{AsyncBufReadExt, BufReader};
+
 use crate::support::{Recorder, Setting, ignore, names, on_both};
 
 async fn flat_story(setting: &mut Setting) {
@@ -73,6 +75,39 @@ async fn flat_story(setting: &mut Setting) {
     }
 }
 
+/// What the engine configures of its runtimes arrives at runc.
+async fn owner_story(setting: &mut Setting) {
+    let events = Recorder::default();
+    let root = setting.daemon.dir().join("runc");
+    let runtimes = RuntimeConfig::default().stock_options(root.to_str().unwrap(), false);
+    let options = Options { runtimes, io_owner: (1234, 1235), ..setting.options() };
+    let backend = Arc::new(events.clone());
+    let client = FlatClient::new(setting.client.clone(), options, backend).await.unwrap();
+    let script = "stat -L -c %u:%g /proc/self/fd/1; sleep 1000";
+    let spec = setting.spec("c", script).await;
+    let image = setting.image.clone();
+    client.create("c", &spec, "runc", |b| b.from_image(&image).new_snapshot("c")).await.unwrap();
+    let (give, take) = tokio::sync::oneshot::channel();
+    let attach = |io: gantry_libcontainerd::DirectIo| {
+        give.send(io).unwrap();
+        Ok(())
+    };
+    client.start("c", None, false, attach).await.unwrap();
+    let state = root.join(setting.client.namespace()).join("c");
+    assert!(state.join("state.json").is_file(), "{}", state.display());
+    // runc gives streams to the container's own user, and leaves the group.
+    let mut line = String::new();
+    let mut output = BufReader::new(take.await.unwrap().stdout.unwrap());
+    let read = output.read_line(&mut line);
+    tokio::time::timeout(crate::support::PATIENCE, read).await.unwrap().unwrap();
+    assert_eq!(line, "0:1235\n");
+    client.signal_process("c", INIT_PROCESS, 9).await.unwrap();
+    events.wait(EventType::Exit, "c").await;
+    client.delete_task("c").await.unwrap();
+    assert!(!state.exists());
+    client.delete("c").await.unwrap();
+}
+
 /// An engine that is killed: another takes its containers up.
 async fn restore_story(setting: &mut Setting) {
     let first = Recorder::default();
@@ -106,5 +141,6 @@ async fn restore_story(setting: &mut Setting) {
     assert_eq!(second.told("lives"), ["exit"]);
 }
 
+on_both!(owner_story, root_owner_on_containerd, root_owner_on_gantryd);
 on_both!(flat_story, root_flat_on_containerd, root_flat_on_gantryd);
 on_both!(restore_story, root_restore_on_containerd, root_restore_on_gantryd);

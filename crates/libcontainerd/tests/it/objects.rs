@@ -154,6 +154,51 @@ async fn memory_story(setting: &mut Setting) {
     container.delete().await.unwrap();
 }
 
+/// An engine that comes after another takes up the task and its streams.
+async fn attach_story(setting: &mut Setting) {
+    let first = Recorder::default();
+    let client = Client::new(setting.client.clone(), setting.options(), Arc::new(first.clone()));
+    let client = client.await.unwrap();
+    let spec = setting.spec("c", "cat; exit 3").await;
+    let image = setting.image.clone();
+    let container = client
+        .new_container("c", &spec, "runc", |b| b.from_image(&image).new_snapshot("c"))
+        .await
+        .unwrap();
+    assert!(container.attach_task(ignore).await.unwrap_err().is_not_found());
+    let (give, take) = oneshot::channel();
+    let attach = |io: DirectIo| {
+        give.send(io).unwrap();
+        Ok(())
+    };
+    container.new_task(true, None, attach).await.unwrap().start().await.unwrap();
+    // As of an engine that was killed: its input is not ended.
+    let mut held = take.await.unwrap();
+    drop((held.stdout.take(), held.stderr.take()));
+
+    let second = Recorder::default();
+    let client = Client::new(setting.client.clone(), setting.options(), Arc::new(second.clone()));
+    let container = client.await.unwrap().load_container("c").await.unwrap();
+    assert_eq!(container.bundle(), setting.dir.join("c"));
+    let (give, take) = oneshot::channel();
+    let attach = |io: DirectIo| {
+        give.send(io).unwrap();
+        Ok(())
+    };
+    let task = container.attach_task(attach).await.unwrap();
+    assert_eq!(container.task().await.unwrap().pid(), task.pid());
+    let mut io = take.await.unwrap();
+    task.resize(80, 24).await.unwrap();
+    io.stdin.as_mut().unwrap().write_all(b"taken up\n").await.unwrap();
+    // The end of the input is that of all who hold it.
+    drop((io.stdin.take(), held));
+    assert_eq!(output(io).await, "taken up\n");
+    assert_eq!(second.wait(EventType::Exit, "c").await.exit_code, 3);
+    assert_eq!(task.delete().await.unwrap().code, 3);
+    container.delete().await.unwrap();
+}
+
+on_both!(attach_story, root_attach_on_containerd, root_attach_on_gantryd);
 on_both!(life_story, root_life_on_containerd, root_life_on_gantryd);
 on_both!(stale_story, root_stale_on_containerd, root_stale_on_gantryd);
 on_both!(memory_story, root_memory_on_containerd, root_memory_on_gantryd);

@@ -95,10 +95,17 @@ impl Setting {
 
 /// Runs `story` against a fresh daemon, which must be clean after.
 pub(crate) fn with_daemon(kind: DaemonKind, story: impl AsyncFnOnce(&mut Setting)) {
-    let daemon = match kind {
-        DaemonKind::Gantryd => gantry_testkit::Daemon::gantryd().start(),
-        DaemonKind::Containerd => gantry_testkit::Daemon::containerd().start(),
-    };
+    run_on(
+        match kind {
+            DaemonKind::Gantryd => gantry_testkit::Daemon::gantryd().start(),
+            DaemonKind::Containerd => gantry_testkit::Daemon::containerd().start(),
+        },
+        story,
+    );
+}
+
+/// As [`with_daemon`], against a daemon that runs already.
+pub(crate) fn run_on(daemon: gantry_testkit::Daemon, story: impl AsyncFnOnce(&mut Setting)) {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let setting = runtime.block_on(async {

@@ -7,11 +7,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use gantry_errdefs::{Error, Result, ResultExt as _};
 
 /// Prefix of directories on their way out.
 const PREFIX: &str = ".removed-";
+
+/// How often a deletion that fails is tried again: whoever still writes there, or has it mounted,
+/// has lost the snapshot and is gone in a moment.
+const RETRIES_MAX: u32 = 10;
+
+/// The pause before the first of them; it doubles.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The removed directories among those of snapshots.
 #[derive(Debug)]
@@ -114,16 +122,35 @@ impl Trash {
     }
 
     fn run(&self) {
+        let mut retries = 0;
         loop {
-            if let Err(err) = self.empty() {
-                tracing::warn!(%err, "removed snapshots still take space");
-            }
-            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-            if *thread != Thread::Asked {
-                *thread = Thread::None;
-                return;
-            }
-            *thread = Thread::Running;
+            let emptied = self.empty();
+            let pause = {
+                let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_asked = *thread == Thread::Asked;
+                match emptied {
+                    // Its own directory has gone: there is nothing to free any more.
+                    Err(err) if retries == RETRIES_MAX || !self.dir.exists() => {
+                        tracing::warn!(%err, "removed snapshots still take space");
+                        *thread = Thread::None;
+                        return;
+                    }
+                    Ok(()) if !is_asked => {
+                        *thread = Thread::None;
+                        return;
+                    }
+                    Ok(()) => {
+                        *thread = Thread::Running;
+                        retries = 0;
+                        continue;
+                    }
+                    Err(err) => tracing::debug!(%err, "removed snapshots are at work still"),
+                }
+                *thread = Thread::Running;
+                retries += 1;
+                RETRY_PAUSE * 2_u32.pow(retries - 1)
+            };
+            std::thread::sleep(pause);
         }
     }
 }
@@ -133,6 +160,29 @@ mod tests {
     use gantry_sys::tree;
 
     use super::*;
+
+    #[test]
+    fn what_is_still_written_to_goes_in_the_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let trash = Arc::new(Trash::new(temp.path()));
+        let dir = temp.path().join("1");
+        fs::create_dir_all(dir.join("full")).unwrap();
+        // Like a layer that is being unpacked by somebody who has lost it.
+        assert!(trash.take(&dir, 1).unwrap());
+        let moved = temp.path().join(format!("{PREFIX}1/full"));
+        let writing = std::thread::spawn(move || {
+            for n in 0..5_000 {
+                let _ = fs::create_dir(moved.join(n.to_string()));
+            }
+        });
+        trash.empty_soon().unwrap();
+        writing.join().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while fs::read_dir(temp.path()).unwrap().count() > 0 {
+            assert!(std::time::Instant::now() < deadline, "it does not go");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn takes_a_number_again() {

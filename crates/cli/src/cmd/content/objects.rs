@@ -74,7 +74,7 @@ impl FetchBlobFlags {
     pub(crate) async fn execute(self) -> Result<()> {
         let repository = open(&self.registry, &self.reference).await?;
         for digest in &self.digests {
-            if is_document(&self.media_type) {
+            if media_types::is_document(&self.media_type) {
                 let document = Descriptor::new(&self.media_type, digest.clone(), 0);
                 write_out(&repository.manifest(&document).await?)?;
                 continue;
@@ -101,7 +101,7 @@ impl PushObjectFlags {
         let content = session.client.content();
         let size = content.info(&digest).await?.size;
         let object = Descriptor::new(media_type, digest, size);
-        if is_document(&object.media_type) {
+        if object.is_document() {
             let bytes = content.read(&object.digest).await?;
             repository.push_manifest(&object, bytes, target.tag()).await?;
         } else {
@@ -132,10 +132,6 @@ async fn open(registry: &RegistryFlags, reference: &str) -> Result<Repository> {
     registry.options()?.resolver().repository(&reference).await
 }
 
-fn is_document(media_type: &str) -> bool {
-    media_types::is_manifest(media_type) || media_types::is_index(media_type)
-}
-
 /// The descriptor of a blob, from the image that the repository's reference names: only what
 /// points at a blob knows its size.
 async fn find(repository: &Repository, digest: &Digest) -> Result<Descriptor> {
@@ -146,7 +142,7 @@ async fn find(repository: &Repository, digest: &Digest) -> Result<Descriptor> {
         if document.digest == *digest {
             return Ok(document);
         }
-        if !is_document(&document.media_type) {
+        if !document.is_document() {
             continue;
         }
         seen += 1;
@@ -164,7 +160,7 @@ async fn find(repository: &Repository, digest: &Digest) -> Result<Descriptor> {
             if child.digest == *digest {
                 return Ok(child.clone());
             }
-            if is_document(&child.media_type) {
+            if child.is_document() {
                 documents.push(child.clone());
             }
         }
@@ -174,7 +170,7 @@ async fn find(repository: &Repository, digest: &Digest) -> Result<Descriptor> {
 
 /// Writes a blob to standard output as it comes, and tells when it was not what its digest says.
 async fn fetch_blob(repository: &Repository, blob: &Descriptor) -> Result<()> {
-    if is_document(&blob.media_type) {
+    if blob.is_document() {
         return write_out(&repository.manifest(blob).await?);
     }
     let mut digester = Digester::new(blob.digest.algorithm());

@@ -1,7 +1,7 @@
 //! `images check`.
 
+use gantry_core::Descriptor;
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, media_types};
 use gantry_errdefs::Result;
 
 use super::tree::Tree;
@@ -21,15 +21,7 @@ pub(super) async fn run(
     for image in images {
         let tree = Tree::read(client, &image.target, &Matcher::host()).await?;
         // As ctr counts: what the manifest names, without the manifest itself.
-        let parts = |blobs: &[Descriptor]| {
-            blobs
-                .iter()
-                .filter(|b| {
-                    let t = &b.media_type;
-                    !media_types::is_index(t) && !media_types::is_manifest(t)
-                })
-                .count()
-        };
+        let parts = |blobs: &[Descriptor]| blobs.iter().filter(|b| !b.is_document()).count();
         let have = parts(&tree.present);
         let all = have + parts(&tree.missing);
         let status = match (tree.readable, tree.missing.is_empty()) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use gantry_client::Client;
 use gantry_core::image::Document;
-use gantry_core::{Descriptor, Labels, media_types, platforms, timestamp};
+use gantry_core::{Descriptor, Labels, platforms, timestamp};
 use gantry_errdefs::Result;
 use serde::Serialize;
 use serde_json::Value;
@@ -71,8 +71,7 @@ async fn read(client: &Client, descriptor: Descriptor, keep: bool, depth: usize)
     let mut node = Node { descriptor, present: false, content: None, children: Vec::new() };
     let target = &node.descriptor;
     let (digest, media_type) = (&target.digest, target.media_type.as_str());
-    let is_document = media_types::is_index(media_type) || media_types::is_manifest(media_type);
-    let is_read = is_document || (keep && media_type.ends_with("json"));
+    let is_read = target.is_document() || (keep && media_type.ends_with("json"));
     if !is_read {
         node.present = match client.content().info(digest).await {
             Ok(_) => true,
@@ -90,7 +89,7 @@ async fn read(client: &Client, descriptor: Descriptor, keep: bool, depth: usize)
     if keep {
         node.content = serde_json::from_slice(&bytes).ok();
     }
-    if is_document && depth < DEPTH_MAX {
+    if node.descriptor.is_document() && depth < DEPTH_MAX {
         let document = Document::parse(&node.descriptor, &bytes)?;
         for (_, child) in document.children() {
             node.children.push(Box::pin(read(client, child.clone(), keep, depth + 1)).await?);

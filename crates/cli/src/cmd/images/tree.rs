@@ -1,9 +1,9 @@
 //! The content an image needs for one platform.
 
 use gantry_client::Client;
+use gantry_core::Descriptor;
 use gantry_core::image::Document;
 use gantry_core::platforms::Matcher;
-use gantry_core::{Descriptor, media_types};
 use gantry_errdefs::Result;
 
 /// What an image needs for one platform, and whether it is there.
@@ -41,7 +41,7 @@ impl Tree {
                     if tree.entries.is_empty() {
                         tree.entries.clone_from(&index.manifests);
                     }
-                    next = best(index.manifests, matcher);
+                    next = index.ranked(matcher).first().map(|(_, entry)| (*entry).clone());
                 }
                 Ok(document @ Document::Manifest(_)) => {
                     tree.readable = true;
@@ -66,17 +66,4 @@ impl Tree {
     pub(super) fn required(&self) -> i64 {
         self.available() + self.missing.iter().map(|d| d.size).sum::<i64>()
     }
-}
-
-/// The entry of an index that fits best.
-fn best(entries: Vec<Descriptor>, matcher: &Matcher) -> Option<Descriptor> {
-    entries
-        .into_iter()
-        .filter(|d| media_types::is_manifest(&d.media_type) || media_types::is_index(&d.media_type))
-        .filter_map(|d| {
-            let rank = d.platform.as_ref().map_or(Some(usize::MAX), |p| matcher.rank(p))?;
-            Some((rank, d))
-        })
-        .min_by_key(|(rank, _)| *rank)
-        .map(|(_, d)| d)
 }
