@@ -58,6 +58,7 @@ deps:
 	scripts/install-deps.sh
 	scripts/install-vm.sh
 	scripts/install-criu.sh
+	scripts/install-ctr.sh
 
 # Side by side with the installed containerd, as ratios of one run.
 bench: deps build

@@ -10,6 +10,7 @@
 mod attach;
 mod cli;
 mod cmd;
+mod docker_config;
 mod labels;
 mod output;
 mod progress;

@@ -2,7 +2,10 @@
 
 use clap::Args;
 use gantry_client::{Credentials, RegistryOptions};
+use gantry_core::Reference;
 use gantry_errdefs::{Error, Result};
+
+use crate::docker_config;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RegistryFlags {
@@ -24,26 +27,42 @@ pub(crate) struct RegistryFlags {
 }
 
 impl RegistryFlags {
-    /// The flags as the daemon takes them.
-    pub(crate) fn options(&self) -> Result<RegistryOptions> {
+    /// The flags as the daemon takes them, for the registry of `reference`. Without a user, docker's
+    /// configuration is looked at.
+    pub(crate) fn options(&self, reference: &str) -> Result<RegistryOptions> {
+        self.options_and_source(reference).map(|(options, _)| options)
+    }
+
+    /// The same, and where the credentials come from.
+    pub(crate) fn options_and_source(&self, reference: &str) -> Result<(RegistryOptions, String)> {
         if self.skip_verify && self.hosts_dir.is_empty() && !self.plain_http {
             return Err(Error::invalid_argument(
                 "--skip-verify: say skip_verify = true in a hosts.toml, see --hosts-dir",
             ));
         }
-        let credentials = match (&self.user, &self.refresh) {
+        let mut credentials_host = None;
+        let (credentials, source) = match (&self.user, &self.refresh) {
             (_, Some(token)) => {
-                Some(Credentials { username: String::new(), secret: token.clone() })
+                let credentials = Credentials { username: String::new(), secret: token.clone() };
+                (Some(credentials), "--refresh".to_owned())
             }
-            (Some(user), None) => Some(self.basic(user)?),
-            (None, None) => None,
+            (Some(user), None) => (Some(self.basic(user)?), "--user".to_owned()),
+            (None, None) => {
+                let registry = Reference::parse(reference)?.host().to_owned();
+                let found = docker_config::find(&registry)?;
+                let found = found.map(|found| (Some(found.credentials), found.source));
+                credentials_host = found.is_some().then_some(registry);
+                found.unwrap_or_else(|| (None, "none".to_owned()))
+            }
         };
-        Ok(RegistryOptions {
+        let options = RegistryOptions {
             plain_http: self.plain_http,
             hosts_dir: self.hosts_dir.clone(),
             credentials,
+            credentials_host,
             headers: Vec::new(),
-        })
+        };
+        Ok((options, source))
     }
 
     fn basic(&self, user: &str) -> Result<Credentials> {

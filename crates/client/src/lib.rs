@@ -53,6 +53,7 @@ mod event_filter;
 mod events;
 mod events_json;
 mod image;
+mod image_convert;
 mod images;
 mod introspection;
 mod io;
@@ -87,11 +88,14 @@ pub use gantry_api as api;
 pub use gantry_core as core;
 pub use gantry_errdefs::{Class, Error, Result};
 pub use gantry_oci as oci;
+pub use gantry_registry::{HostStep, Step as RegistryStep};
 pub use image::{Image, ImageUsage};
+pub use image_convert::ConvertOptions;
 pub use images::{ImageRecord, Images};
 pub use introspection::{Introspection, PluginRecord, RuntimeInfo, ServerInfo};
 pub use io::{FifoSet, Output, Stdio, Streams};
 pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
+pub use local::explain::{Explained, explain_pull};
 pub use namespaces::{NamespaceRecord, Namespaces};
 pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus, UNKNOWN_EXIT};
 pub use resolved::ResolvedImage;
@@ -100,7 +104,8 @@ pub use shims::{ShimOutcome, ShimRecord, ShimStatus, ShimUpgradeOptions, Shims};
 pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
 pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
 pub use transfer::{
-    Credentials, ImportOptions, Progress, PullOptions, PushOptions, RegistryOptions, Transfer,
+    CopyOptions, Credentials, ExportOptions, ImportOptions, Progress, PullOptions, PushOptions,
+    RegistryOptions, Transfer,
 };
 pub use typeurl::{pack as pack_any, unpack as unpack_any};
 pub use unpack::UnpackOptions;
@@ -118,6 +123,7 @@ mod tests {
         is_send(&client.pull(PullOptions::new("x")));
         is_send(&client.push(PushOptions::new("x", "y")));
         is_send(&client.import(tokio::io::empty(), ImportOptions::default()));
+        is_send(&client.convert_image("x", "y", &ConvertOptions::default()));
         is_send(&client.container_builder("x").create());
         is_send(&client.tasks().process("x", "").wait());
         is_send(&client.events().follow(&[]));

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::client::Client;
 use crate::image::Image;
 use crate::local;
-use crate::transfer::{ImportOptions, Progress, PullOptions, PushOptions};
+use crate::transfer::{ExportOptions, ImportOptions, Progress, PullOptions, PushOptions};
 
 /// What the daemon's transfers call an image record that was stored.
 const SAVED: &str = "saved";
@@ -152,7 +152,8 @@ impl Client {
         all_platforms: bool,
         archive: &mut (impl AsyncWrite + Unpin + Send),
     ) -> Result<u64> {
-        match self.transfer().export(images, all_platforms, archive).await {
+        let options = ExportOptions { all_platforms, ..ExportOptions::default() };
+        match self.transfer().export(images, &options, archive, |_| {}).await {
             Err(e) if e.is_unimplemented() => {
                 local::export(self, images, all_platforms, archive).await
             }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client::{handle, service};
 use crate::convert::{descriptor, label_map, platform_out, status};
+use crate::local::may_know;
 use crate::streams::MessageStream;
 
 /// How long the last steps of a transfer that is done may take to arrive. A daemon that leaves the
@@ -44,6 +45,9 @@ pub struct RegistryOptions {
     pub hosts_dir: String,
     /// Credentials, handed out when the registry asks.
     pub credentials: Option<Credentials>,
+    /// The host that alone gets the credentials, as references name it; None hands them to every
+    /// host that asks, mirrors included.
+    pub credentials_host: Option<String>,
     /// Further headers.
     pub headers: Vec<(String, String)>,
 }
@@ -96,10 +100,42 @@ pub struct ImportOptions {
     pub digests: bool,
     /// Name of the archive's index itself.
     pub index_name: Option<String>,
+    /// As `digests`, but not of images that the archive gives a name.
+    pub skip_named_digests: bool,
+    /// Labels of the image records.
+    pub labels: Labels,
+    /// Platforms to take and unpack; empty for the daemon's own, see `all_platforms`.
+    pub platforms: Vec<Platform>,
     /// Takes every platform.
     pub all_platforms: bool,
     /// Snapshotter to unpack into; None only stores.
     pub unpack: Option<String>,
+}
+
+/// What of images goes into an archive.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// Platforms to write; empty for all that are there.
+    pub platforms: Vec<Platform>,
+    /// Writes every platform; content of all of them must be there.
+    pub all_platforms: bool,
+    /// Leaves out `manifest.json`, by which docker loads the archive.
+    pub skip_docker_manifest: bool,
+    /// Leaves out layers that may not be distributed.
+    pub skip_non_distributable: bool,
+}
+
+/// What is copied from registry to registry.
+#[derive(Clone, Debug)]
+pub struct CopyOptions {
+    /// The full reference of the image.
+    pub from: String,
+    /// Its registry.
+    pub from_registry: RegistryOptions,
+    /// The full reference it gets.
+    pub to: String,
+    /// The registry it goes to.
+    pub to_registry: RegistryOptions,
 }
 
 /// A step of a transfer.
@@ -234,7 +270,7 @@ impl Transfer {
             ..wire::ImageStore::default()
         };
         let (source, auth) = self.registry(&options.reference, options.registry).await?;
-        self.run(&source, &store, auth, progress).await
+        self.run(&source, &store, auth.into_iter().collect(), progress).await
     }
 
     /// Pushes an image. `progress` is called for each step.
@@ -252,7 +288,7 @@ impl Transfer {
             ..wire::ImageStore::default()
         };
         let (registry, auth) = self.registry(&options.reference, options.registry).await?;
-        self.run(&store, &registry, auth, progress).await
+        self.run(&store, &registry, auth.into_iter().collect(), progress).await
     }
 
     /// Gives an image a second name.
@@ -271,7 +307,7 @@ impl Transfer {
             extra_references: if overwrite { vec![reference] } else { Vec::new() },
             ..wire::ImageStore::default()
         };
-        self.run(&source, &target, None, |_| {}).await
+        self.run(&source, &target, Vec::new(), |_| {}).await
     }
 
     /// Imports the images of an archive (OCI layout or Docker), read from `archive`.
@@ -284,10 +320,10 @@ impl Transfer {
         options: ImportOptions,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
-        let platforms = if options.all_platforms {
-            Vec::new()
-        } else {
-            vec![platform_out(&gantry_core::platforms::default())]
+        let platforms: Vec<_> = match (options.all_platforms, options.platforms.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![platform_out(&gantry_core::platforms::default())],
+            (false, false) => options.platforms.iter().map(platform_out).collect(),
         };
         let unpacks = options
             .unpack
@@ -302,10 +338,11 @@ impl Transfer {
             is_prefix: true,
             allow_overwrite: !named,
             add_digest: options.digests,
-            skip_named_digest: options.digests,
+            skip_named_digest: options.skip_named_digests,
         };
         let store = wire::ImageStore {
             name: options.index_name.unwrap_or_default(),
+            labels: label_map(&options.labels),
             platforms,
             extra_references: vec![base],
             unpacks,
@@ -314,21 +351,38 @@ impl Transfer {
         let bytes = MessageStream::open(&self.client, "import").await?;
         let source =
             wire::ImageImportStream { stream: bytes.id().to_owned(), ..Default::default() };
-        let transfer = self.run(&source, &store, None, progress);
+        let transfer = self.run(&source, &store, Vec::new(), progress);
         // The transfer's own error says more than that of its stream.
         let (done, sent) = tokio::join!(transfer, bytes.send_bytes(archive));
         done.and(sent)
     }
 
-    /// Writes images as an archive to `archive`; returns its size.
+    /// Copies an image with all its platforms from registry to registry, past the daemon's store.
+    /// `progress` is called for each step. For daemons other than gantryd Unimplemented.
     ///
     /// # Errors
-    /// NotFound for a missing image.
+    /// NotFound for the image; the registries' refusals by class.
+    pub async fn copy(
+        &self,
+        options: CopyOptions,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Result<()> {
+        let (from, from_auth) = self.registry(&options.from, options.from_registry).await?;
+        let (to, to_auth) = self.registry(&options.to, options.to_registry).await?;
+        self.run(&from, &to, from_auth.into_iter().chain(to_auth).collect(), progress).await
+    }
+
+    /// Writes images as an archive to `archive`; returns its size. `progress` is called for each
+    /// step.
+    ///
+    /// # Errors
+    /// NotFound for a missing image, and for content of platforms that is not there.
     pub async fn export(
         &self,
         images: &[String],
-        all_platforms: bool,
+        options: &ExportOptions,
         archive: &mut (impl AsyncWrite + Unpin + Send),
+        progress: impl FnMut(Progress) + Send,
     ) -> Result<u64> {
         let reference =
             |name: &String| wire::ImageReference { name: name.clone(), ..Default::default() };
@@ -339,10 +393,13 @@ impl Transfer {
         let bytes = MessageStream::open(&self.client, "export").await?;
         let target = wire::ImageExportStream {
             stream: bytes.id().to_owned(),
-            all_platforms,
+            platforms: options.platforms.iter().map(platform_out).collect(),
+            all_platforms: options.all_platforms,
+            skip_compatibility_manifest: options.skip_docker_manifest,
+            skip_non_distributable: options.skip_non_distributable,
             ..wire::ImageExportStream::default()
         };
-        let transfer = self.run(&store, &target, None, |_| {});
+        let transfer = self.run(&store, &target, Vec::new(), progress);
         let (done, received) = tokio::join!(transfer, bytes.receive_bytes(archive));
         done.and(received)
     }
@@ -357,7 +414,8 @@ impl Transfer {
             None => None,
             Some(credentials) => {
                 let stream = MessageStream::open(&self.client, "auth").await?;
-                Some(Auth { stream, credentials })
+                let host = options.credentials_host;
+                Some(Auth { stream, credentials, host })
             }
         };
         let resolver = wire::RegistryResolver {
@@ -377,7 +435,7 @@ impl Transfer {
         &self,
         source: &S,
         destination: &D,
-        auth: Option<Auth>,
+        auth: Vec<Auth>,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
         let mut steps = MessageStream::open(&self.client, "progress").await?;
@@ -397,10 +455,8 @@ impl Transfer {
             }
         };
         let answer = async {
-            match auth {
-                Some(auth) => auth.serve().await,
-                None => std::future::pending().await,
-            }
+            futures_util::future::join_all(auth.into_iter().map(Auth::serve)).await;
+            std::future::pending::<()>().await
         };
         tokio::pin!(call, follow, answer);
         let mut followed = false;
@@ -423,26 +479,28 @@ impl Transfer {
 struct Auth {
     stream: MessageStream,
     credentials: Credentials,
+    /// Who alone gets them.
+    host: Option<String>,
 }
 
 impl Auth {
     /// Answers every question; never returns.
     async fn serve(mut self) {
         while let Ok(Some(message)) = self.stream.receive().await {
-            if !matches!(message.unpack::<wire::AuthRequest>(), Ok(Some(_))) {
-                continue;
-            }
-            let kind = if self.credentials.username.is_empty() {
+            let Ok(Some(asked)) = message.unpack::<wire::AuthRequest>() else { continue };
+            let kind = if !may_know(self.host.as_deref(), &asked.host) {
+                wire::AuthType::None
+            } else if self.credentials.username.is_empty() {
                 wire::AuthType::Refresh
             } else {
                 wire::AuthType::Credentials
             };
-            let answer = wire::AuthResponse {
-                auth_type: kind.into(),
-                secret: self.credentials.secret.clone(),
-                username: self.credentials.username.clone(),
-                expire_at: None,
-            };
+            let mut answer =
+                wire::AuthResponse { auth_type: kind.into(), ..wire::AuthResponse::default() };
+            if kind != wire::AuthType::None {
+                answer.secret.clone_from(&self.credentials.secret);
+                answer.username.clone_from(&self.credentials.username);
+            }
             if self.stream.send(Any::pack(&answer)).await.is_err() {
                 break;
             }

@@ -19,6 +19,7 @@ mod daemon;
 mod dirs;
 mod http;
 mod identity;
+mod imaging;
 pub mod logging;
 mod marker;
 pub mod memory;

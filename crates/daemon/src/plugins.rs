@@ -8,6 +8,9 @@ use crate::proxies::{DIFFER, Proxies, SANDBOXER};
 use crate::snapshotters::{SKIP, SNAPSHOTTER, SnapshotterReport};
 use crate::stores::{CONTENT_DIR, DATABASE};
 
+/// Type and id of the programs that verify images.
+pub(crate) const VERIFIER: (&str, &str) = ("io.containerd.image-verifier.v1", "bindir");
+
 /// Type and id of the restart monitor.
 pub(crate) const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
 
@@ -84,6 +87,7 @@ pub(crate) fn list(
         Plugin::new(RESTART.0, RESTART.1)
             .requires(&[metadata, "io.containerd.runtime.v2"])
             .capabilities(&["no", "always", "on-failure", "unless-stopped"]),
+        Plugin::new(VERIFIER.0, VERIFIER.1),
         Plugin::new("io.containerd.transfer.v1", "local").requires(&[
             "io.containerd.lease.v1",
             metadata,

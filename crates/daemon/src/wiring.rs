@@ -12,12 +12,11 @@ use gantry_core::deadlines;
 use gantry_doctor::{Doctor, Unclean};
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_events::Exchange;
-use gantry_images::{Differ, Differs, LayerDiffer, Transfer, TransferOptions, Unpacker};
+use gantry_images::{Differ, Differs, Transfer, Verifiers};
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
 use gantry_mounts::Activations;
 use gantry_proxy::Plugin as Connection;
-use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
 use gantry_restart::Monitor;
 use gantry_runtime::plugin::{EventSink, Runtime};
 use gantry_runtime::{EventService, Manager, Sandboxes};
@@ -30,6 +29,7 @@ use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::config::{Config, MESSAGE_LEN_MAX};
+use crate::imaging::Imaging;
 use crate::marker::Marker;
 use crate::proxies::Proxies;
 use crate::{identity, plugins, shims, stores};
@@ -71,6 +71,7 @@ pub(crate) struct Parts {
     differ: Differ,
     differs: Differs,
     transfer: Transfer,
+    verifiers: Verifiers,
     sync_fs: bool,
     doctor: Doctor,
     marker: Arc<Marker>,
@@ -110,13 +111,10 @@ impl Parts {
             .await
             .map_err(|e| Error::internal(format!("start: {e}")))??;
         recover_ingests(&stores.db).await;
-        let differ = Differ::new(stores.db.clone(), temp.clone());
-        let differs = differs(config, &differ, &proxies)?;
-        let unpacker = Unpacker::new(stores.db.clone(), differ.clone());
-        let doctor =
-            Doctor::new(stores.db.clone(), unpacker.clone(), runtime.clone(), temp.clone());
+        let Imaging { differ, differs, unpacker, transfer, verifiers } =
+            Imaging::new(config, &stores.db, temp.clone(), &proxies)?;
+        let doctor = Doctor::new(stores.db.clone(), unpacker, runtime.clone(), temp.clone());
         let (marker, unclean) = marked;
-        let transfer = transfer(config, &stores.db, unpacker);
         let plugins = plugins::list(config, &stores.reports, &proxies);
         plugins::check_required(config, &plugins)?;
         let tasks = own_runtime.unwrap_or_else(|| Arc::new(runtime.clone()));
@@ -139,6 +137,7 @@ impl Parts {
             differ,
             differs,
             transfer,
+            verifiers,
             sync_fs: config.plugins.diff.sync_fs,
             doctor,
             marker: Arc::new(marker),
@@ -241,38 +240,6 @@ async fn recover_ingests(db: &Db) {
     tracing::error!("half-written content is not resumed: {why}");
 }
 
-/// The differs of the diff service, in the order configured.
-fn differs(config: &Config, walking: &Differ, proxies: &Proxies) -> Result<Differs> {
-    let mut chain: Vec<Arc<dyn LayerDiffer>> = Vec::new();
-    for name in &config.plugins.diff.default {
-        chain.push(match proxies.differs.get(name) {
-            Some(differ) => Arc::clone(differ),
-            None if name == plugins::WALKING => Arc::new(walking.clone()),
-            None => {
-                let text = format!("diff service: differ {name:?} is not loaded");
-                return Err(Error::failed_precondition(text));
-            }
-        });
-    }
-    Ok(Differs::new(chain))
-}
-
-/// What moves images, with the way to registries that the configuration describes.
-fn transfer(config: &Config, db: &Db, unpacker: Unpacker) -> Transfer {
-    let settings = &config.plugins.transfer;
-    let dirs = settings.config_path.split(':').filter(|dir| !dir.is_empty());
-    let hosts = Hosts::new(HostsOptions {
-        config_dirs: dirs.map(Into::into).collect(),
-        ..HostsOptions::default()
-    });
-    let resolver = Resolver::new(ResolverOptions { hosts, ..ResolverOptions::default() });
-    let options = TransferOptions {
-        downloads_max: settings.max_concurrent_downloads.max(1),
-        uploads_max: settings.max_concurrent_uploaded_layers.max(1),
-    };
-    Transfer::new(db.clone(), unpacker, resolver, options)
-}
-
 /// The ttrpc server for shims.
 pub(crate) fn shim_server(parts: &Parts) -> gantry_ttrpc::Server {
     let events = EventService::new(parts.runtime.clone());
@@ -293,7 +260,7 @@ macro_rules! limited {
 
 /// Every gRPC service.
 pub(crate) fn routes(parts: &Parts) -> Routes {
-    about_the_daemon(records(Routes::default(), &parts.db), parts)
+    about_the_daemon(records(Routes::default(), parts), parts)
         .add_service(limited!(api::diff::v1::diff_server::DiffServer::new(
             services::DiffService::new(parts.differs.clone(), parts.sync_fs)
         )))
@@ -364,7 +331,8 @@ fn about_the_daemon(routes: Routes, parts: &Parts) -> Routes {
         ))
 }
 
-fn records(routes: Routes, db: &Db) -> Routes {
+fn records(routes: Routes, parts: &Parts) -> Routes {
+    let db = &parts.db;
     routes
         .add_service(limited!(api::namespaces::v1::namespaces_server::NamespacesServer::new(
             services::NamespacesService::new(db.clone())
@@ -377,7 +345,7 @@ fn records(routes: Routes, db: &Db) -> Routes {
             MESSAGE_LEN_MAX,
         ))
         .add_service(limited!(api::images::v1::images_server::ImagesServer::new(
-            services::ImagesService::new(db.clone())
+            services::ImagesService::new(db.clone(), parts.verifiers.clone())
         )))
         .add_service(limited!(api::leases::v1::leases_server::LeasesServer::new(
             services::LeasesService::new(db.clone())

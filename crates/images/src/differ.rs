@@ -15,16 +15,19 @@ use gantry_archive::{
 };
 use gantry_content::WriterOptions;
 use gantry_core::{Context, Descriptor, Labels, media_types};
-use gantry_errdefs::{Error, Result};
+use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
 use gantry_snapshots::LayerOrigin;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 pub use self::chain::Differs;
 pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
 use crate::lease;
+use crate::processors::{self, Processors};
 
 /// Label on a compressed layer: the digest of the tar within.
 pub(crate) const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -49,6 +52,7 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct Differ {
     db: Db,
     temp: TempRoot,
+    processors: Processors,
     local: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -130,7 +134,39 @@ impl Differ {
     /// A differ that reads and writes content in `db` and mounts under `temp` where it must.
     pub fn new(db: Db, temp: TempRoot) -> Self {
         let local = Arc::new(Semaphore::new(LOCAL_COUNT_MAX));
-        Self { db, temp, local, streams: Arc::new(Semaphore::new(STREAM_COUNT_MAX)) }
+        let streams = Arc::new(Semaphore::new(STREAM_COUNT_MAX));
+        Self { db, temp, processors: Processors::default(), local, streams }
+    }
+
+    /// The same differ, with programs for layers of other types.
+    #[must_use]
+    pub fn with_processors(mut self, processors: Processors) -> Self {
+        self.processors = processors;
+        self
+    }
+
+    /// Whether a layer of this type can be applied as its bytes come, by us alone.
+    pub(crate) fn reads(&self, media_type: &str) -> bool {
+        !self.processors.take(media_type) && Compression::of_media_type(media_type).is_some()
+    }
+
+    /// The bytes of a layer of the content store as a tar, compressed or not: through programs if
+    /// its type wants them.
+    pub(crate) async fn open(
+        &self,
+        ctx: &Context,
+        layer: &Descriptor,
+    ) -> Result<Box<dyn Read + Send>> {
+        let media_type = layer.media_type.clone();
+        let chain =
+            self.processors.chain(&media_type).context(|| format!("layer {}", layer.digest))?;
+        let reader = self.db.content().reader(ctx, &layer.digest).await?.into_blocking();
+        if chain.is_empty() {
+            return Ok(reader);
+        }
+        let started =
+            tokio::task::spawn_blocking(move || processors::through(reader, &media_type, &chain));
+        joined(started.await)
     }
 
     /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
@@ -146,8 +182,7 @@ impl Differ {
         mounts: &[Mount],
         sync: bool,
     ) -> Result<Descriptor> {
-        check_layer_type(layer)?;
-        let reader = self.db.content().reader(ctx, &layer.digest).await?.into_blocking();
+        let reader = self.open(ctx, layer).await?;
         let stop = Stop::default();
         let _stopped = stop.clone().on_drop();
         let applied = self.apply_until(reader, Origin::Store, mounts.to_vec(), sync, stop).await?;
@@ -224,6 +259,53 @@ impl Differ {
         Ok(Descriptor::new(media_type, diffed.digest, size))
     }
 
+    /// Writes the layer that makes `left` into `right` to `out`.
+    ///
+    /// # Errors
+    /// As [`gantry_archive::diff()`]; the errors of `out`.
+    pub(crate) async fn diff_to(
+        &self,
+        left: &[Mount],
+        right: &[Mount],
+        compression: Compression,
+        source_date_epoch: Option<i64>,
+        mut out: impl AsyncWrite + Send + Unpin,
+    ) -> Result<Diffed> {
+        let options = DiffOptions { compression, source_date_epoch, ..DiffOptions::default() };
+        let (work, mut arriving) = self.start_diff(left, right, options).await?;
+        let written = async {
+            while let Some(piece) = arriving.recv().await {
+                out.write_all(&piece).await.context(|| "writing the layer")?;
+            }
+            out.flush().await.context(|| "writing the layer")
+        };
+        let written = written.await;
+        drop(arriving);
+        let diffed = joined(work.await);
+        written?;
+        diffed
+    }
+
+    /// Begins to compare on a thread of its own; the layer comes in pieces. The channel ends when
+    /// the thread does, and dropping the receiving end ends the thread.
+    async fn start_diff(
+        &self,
+        left: &[Mount],
+        right: &[Mount],
+        options: DiffOptions,
+    ) -> Result<(JoinHandle<Result<Diffed>>, mpsc::Receiver<Bytes>)> {
+        let slot = self.slot(Origin::Store).await?;
+        let (pieces, arriving) = mpsc::channel(PIECE_COUNT_MAX);
+        let temp = self.temp.clone();
+        let (left, right) = (left.to_vec(), right.to_vec());
+        let work = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            let mut out = Pieces { pieces, buf: Vec::with_capacity(PIECE_BYTES) };
+            diff_mounts(&left, &right, &temp, &mut out, &options)
+        });
+        Ok((work, arriving))
+    }
+
     async fn diff_into(
         &self,
         ctx: &Context,
@@ -240,17 +322,8 @@ impl Differ {
         let open = WriterOptions { reference, ..WriterOptions::default() };
         let mut writer = content.writer(ctx, open).await?;
         writer.truncate(0).await?;
-        let slot = self.slot(Origin::Store).await?;
-        let (pieces, mut arriving) = mpsc::channel(PIECE_COUNT_MAX);
-        let (temp, compression) = (self.temp.clone(), options.compression);
-        let (left, right) = (left.to_vec(), right.to_vec());
-        let work = tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            let mut out = Pieces { pieces, buf: Vec::with_capacity(PIECE_BYTES) };
-            diff_mounts(&left, &right, &temp, &mut out, &options)
-        });
-        // The channel ends when the thread does, or it is the writing that fails; dropping the
-        // receiving end then ends the thread.
+        let compression = options.compression;
+        let (work, mut arriving) = self.start_diff(left, right, options).await?;
         let stored = store_pieces(&mut writer, &mut arriving).await;
         drop(arriving);
         let diffed = joined(work.await);
@@ -278,17 +351,6 @@ impl Differ {
             Origin::Elsewhere => Arc::clone(&self.streams),
         };
         slots.acquire_owned().await.map_err(|_| Error::unavailable("the differ is closed"))
-    }
-}
-
-/// Refuses a descriptor whose media type is not a layer we can read.
-pub(crate) fn check_layer_type(layer: &Descriptor) -> Result<()> {
-    match Compression::of_media_type(&layer.media_type) {
-        Some(_) => Ok(()),
-        None => Err(Error::unimplemented(format!(
-            "unsupported diff media type {:?} of {}",
-            layer.media_type, layer.digest
-        ))),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::import::{NAME, REF_NAME, is_foreign};
 use crate::lease;
+use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::{is_attestation, platform_of, read_parsed};
 
 /// Bytes of a blob read and written at once.
@@ -42,6 +43,8 @@ pub struct ExportOptions {
     pub skip_docker_manifest: bool,
     /// Leaves out layers that may not be distributed.
     pub skip_non_distributable: bool,
+    /// Who is told how far it is.
+    pub progress: ProgressSink,
 }
 
 impl Default for ExportOptions {
@@ -50,6 +53,7 @@ impl Default for ExportOptions {
             platforms: Matcher::all(),
             skip_docker_manifest: false,
             skip_non_distributable: false,
+            progress: ProgressSink::default(),
         }
     }
 }
@@ -111,7 +115,7 @@ async fn export_held(
 async fn hold(db: &Db, ctx: &Context, plan: &Plan) -> Result<()> {
     let Some(lease) = &ctx.lease else { return Ok(()) };
     let leases = db.leases();
-    let held = plan.blobs.iter().map(|digest| {
+    let held = plan.blobs.keys().map(|digest| {
         let resource = Resource { kind: "content".to_owned(), id: digest.to_string() };
         leases.add_resource(ctx, lease, resource)
     });
@@ -122,7 +126,7 @@ async fn hold(db: &Db, ctx: &Context, plan: &Plan) -> Result<()> {
 /// What goes into an archive.
 #[derive(Default)]
 struct Plan {
-    blobs: BTreeSet<Digest>,
+    blobs: BTreeMap<Digest, Descriptor>,
     documents: usize,
     /// docker's images, in order, by manifest digest.
     docker: Vec<(Digest, DockerItem)>,
@@ -164,7 +168,7 @@ impl Plan {
                 Err(err) if err.is_not_found() && !needed => continue,
                 document => document.context(|| "export")?,
             };
-            self.blobs.insert(target.digest.clone());
+            self.blobs.insert(target.digest.clone(), target.clone());
             match document {
                 Document::Index(index) => {
                     for child in index.manifests.into_iter().rev() {
@@ -208,7 +212,7 @@ impl Plan {
                 Err(err) if err.is_not_found() && foreign => continue,
                 info => drop(info.context(|| "export")?),
             }
-            self.blobs.insert(blob.digest.clone());
+            self.blobs.insert(blob.digest.clone(), blob.clone());
         }
         Ok(())
     }
@@ -278,12 +282,14 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
     ) -> Result<()> {
         self.put(&tar::dir_header("blobs")).await?;
         let mut algorithm = "";
-        for digest in &plan.blobs {
+        for (digest, blob) in &plan.blobs {
             if digest.algorithm().as_str() != algorithm {
                 algorithm = digest.algorithm().as_str();
                 self.put(&tar::dir_header(&format!("blobs/{algorithm}"))).await?;
             }
-            self.blob(content, ctx, digest).await?;
+            let mut reporter = Reporter::new(&options.progress, blob, &[]);
+            self.blob(content, ctx, digest, &mut reporter).await?;
+            reporter.stage(Stage::Complete);
         }
         self.file("index.json", &encode(index)?).await?;
         if !options.skip_docker_manifest && !plan.docker.is_empty() {
@@ -295,7 +301,13 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
         self.out.flush().await.context(|| "write the archive")
     }
 
-    async fn blob(&mut self, content: &Content, ctx: &Context, digest: &Digest) -> Result<()> {
+    async fn blob(
+        &mut self,
+        content: &Content,
+        ctx: &Context,
+        digest: &Digest,
+        reporter: &mut Reporter,
+    ) -> Result<()> {
         let reader = content.reader(ctx, digest).await?;
         let size = reader.size();
         self.put(&tar::file_header(&blob_path(digest), size)).await?;
@@ -307,6 +319,7 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
             }
             at += piece.len() as u64;
             self.put(&piece).await?;
+            reporter.bytes(Stage::Exporting, at);
         }
         self.put(tar::padding(size)).await
     }

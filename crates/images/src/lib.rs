@@ -9,26 +9,36 @@
 //! names it, so that the collector never sees half an image.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod content;
 mod differ;
 mod export;
+mod flights;
 mod import;
 mod lease;
+mod processors;
 mod progress;
 mod pull;
 mod push;
 mod read;
 mod transfer;
 mod unpack;
+mod verifier;
 
+pub use budget::{Budget, BudgetOptions};
 pub use differ::{DiffRequest, Differ, Differs, LayerDiffer};
 pub use export::{ExportImage, ExportOptions, export};
 pub use import::{ImageNames, ImportOptions, Imported, import, store_images};
+pub use processors::{Processor, Processors};
 pub use progress::{
     PENDING_UPDATES_MAX, Progress, ProgressReceiver, ProgressSink, Stage, progress_channel,
 };
 pub use pull::{DOWNLOADS_MAX_DEFAULT, PullOptions, PulledImage};
 pub use push::{PushOptions, UPLOADS_MAX_DEFAULT};
 pub use read::resolve_manifest;
-pub use transfer::{ImageReference, StoreOptions, Transfer, TransferOptions, UnpackTarget};
+pub use transfer::{
+    CopyOptions, ImageReference, LayerSnapshot, StoreOptions, Transfer, TransferOptions,
+    UnpackTarget,
+};
 pub use unpack::{LayerSource, LayerTask, Unpacked, Unpacker};
+pub use verifier::{VerifierOptions, Verifiers};

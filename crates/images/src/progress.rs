@@ -1,10 +1,13 @@
 //! How far a transfer is, told to whoever wants to know without ever waiting for them.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use gantry_core::Descriptor;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
 /// Most updates that wait for the receiver. There is at most one per object (a newer one replaces
@@ -37,6 +40,10 @@ pub enum Stage {
     Extracting,
     /// It is unpacked.
     Extracted,
+    /// An archive is read.
+    Importing,
+    /// It is written to an archive.
+    Exporting,
     /// The image `name` is in the image store.
     Saved,
 }
@@ -55,6 +62,8 @@ impl Stage {
             Self::Complete => "complete",
             Self::Extracting => "extracting",
             Self::Extracted => "extracted",
+            Self::Importing => "importing",
+            Self::Exporting => "exporting",
             Self::Saved => "saved",
         }
     }
@@ -229,6 +238,44 @@ impl Reporter {
                 descriptor: Some(self.descriptor.clone()),
             });
         }
+    }
+}
+
+/// Reports the bytes that pass through a reader, of which nobody knows how many there will be.
+#[derive(Debug)]
+pub(crate) struct Counted<R> {
+    inner: R,
+    sink: ProgressSink,
+    stage: Stage,
+    name: String,
+    done: u64,
+    told: Option<Instant>,
+}
+
+impl<R> Counted<R> {
+    pub(crate) fn new(inner: R, sink: ProgressSink, stage: Stage, name: &str) -> Self {
+        Self { inner, sink, stage, name: name.to_owned(), done: 0, told: None }
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let read = buf.filled().len().saturating_sub(before);
+        if read > 0 {
+            self.done += read as u64;
+            if self.told.is_none_or(|at| at.elapsed() >= BYTES_INTERVAL) {
+                self.told = Some(Instant::now());
+                let update = Progress::named(self.stage.clone(), self.name.clone());
+                self.sink.send(Progress { done: self.done, ..update });
+            }
+        }
+        polled
     }
 }
 

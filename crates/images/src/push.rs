@@ -49,10 +49,10 @@ impl Transfer {
     /// some platforms were pulled: choose one); the classes of the registry with host and reason.
     pub async fn push(&self, ctx: &Context, options: PushOptions) -> Result<Descriptor> {
         let (progress, reference) = (options.progress.clone(), options.reference.clone());
-        progress.message(format!("Pushing to {reference}"));
+        progress.message(format!("Pushing to OCI Registry ({reference})"));
         let (ctx, own) = lease::ensure(self.db(), ctx).await?;
         let pushed = own.end(self.push_leased(&ctx, options).await).await?;
-        progress.message(format!("Completed push to {reference}"));
+        progress.message(format!("Completed push to OCI Registry ({reference})"));
         Ok(pushed)
     }
 
@@ -67,7 +67,9 @@ impl Transfer {
         };
         let push = Push { transfer: self, ctx, repository: &repository, progress: &progress };
         progress.send(Progress::named(Stage::PushingContent, &image.name));
-        push.run(&top).await.context(|| format!("image {:?}", image.name))?;
+        push.run(&top, vec![image.name.clone()])
+            .await
+            .context(|| format!("image {:?}", image.name))?;
         Ok(top)
     }
 }
@@ -88,10 +90,10 @@ struct Level {
 }
 
 impl Push<'_> {
-    async fn run(&self, top: &Descriptor) -> Result<()> {
+    async fn run(&self, top: &Descriptor, whole: Vec<String>) -> Result<()> {
         let mut documents = Vec::new();
         let mut blobs = Vec::new();
-        self.collect(top.clone(), Vec::new(), 0, &mut documents, &mut blobs).await?;
+        self.collect(top.clone(), whole, 0, &mut documents, &mut blobs).await?;
         blobs.sort_by(|(a, _), (b, _): &(Descriptor, Vec<String>)| a.digest.cmp(&b.digest));
         blobs.dedup_by(|(a, _), (b, _)| a.digest == b.digest);
         let each = blobs
@@ -181,7 +183,7 @@ impl Push<'_> {
 }
 
 /// Layers that their makers do not allow to be distributed: they are not pushed.
-fn is_foreign(descriptor: &Descriptor) -> bool {
+pub(crate) fn is_foreign(descriptor: &Descriptor) -> bool {
     let media_type = &descriptor.media_type;
     media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }

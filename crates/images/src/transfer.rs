@@ -1,7 +1,11 @@
 //! The transfer of images between registries, the image store and archives.
 
-use std::collections::BTreeMap;
+mod copy;
+mod layer;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Digest, Labels, Platform};
@@ -10,30 +14,48 @@ use gantry_metadata::{Db, Image, ImageUpdate};
 use gantry_registry::Resolver;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::budget::Budget;
 use crate::export::{self, ExportImage, ExportOptions};
+use crate::flights::Flights;
 use crate::import::{self, ImportOptions, NAME, REF_NAME};
 use crate::lease;
-use crate::progress::{Progress, ProgressSink, Stage};
+use crate::progress::{Counted, Progress, ProgressSink, Stage};
 use crate::pull::DOWNLOADS_MAX_DEFAULT;
 use crate::push::UPLOADS_MAX_DEFAULT;
 use crate::read::resolve_manifest;
 use crate::unpack::Unpacker;
+use crate::verifier::Verifiers;
+
+pub use copy::CopyOptions;
+pub use layer::LayerSnapshot;
 
 /// How often an image record is written again because someone else created or deleted it between.
 const STORE_ATTEMPTS_MAX: usize = 5;
 
+/// What the bytes of an archive are reported as.
+const ARCHIVE: &str = "archive";
+
 /// Settings of all transfers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TransferOptions {
     /// Blobs fetched at once per pull.
     pub downloads_max: usize,
     /// Blobs pushed at once per push.
     pub uploads_max: usize,
+    /// What all transfers may use together.
+    pub budget: Budget,
+    /// Who decides which images may be used.
+    pub verifiers: Verifiers,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { downloads_max: DOWNLOADS_MAX_DEFAULT, uploads_max: UPLOADS_MAX_DEFAULT }
+        Self {
+            downloads_max: DOWNLOADS_MAX_DEFAULT,
+            uploads_max: UPLOADS_MAX_DEFAULT,
+            budget: Budget::default(),
+            verifiers: Verifiers::default(),
+        }
     }
 }
 
@@ -44,6 +66,8 @@ pub struct Transfer {
     unpacker: Unpacker,
     resolver: Resolver,
     options: TransferOptions,
+    /// Blobs being fetched, whichever namespace wants them.
+    downloads: Arc<Flights<Digest>>,
 }
 
 impl fmt::Debug for Transfer {
@@ -111,7 +135,7 @@ impl Transfer {
     /// Transfers into and out of `db`, unpacking with `unpacker`, reaching registries through
     /// `resolver` unless a transfer says otherwise.
     pub fn new(db: Db, unpacker: Unpacker, resolver: Resolver, options: TransferOptions) -> Self {
-        Self { db, unpacker, resolver, options }
+        Self { db, unpacker, resolver, options, downloads: Arc::default() }
     }
 
     /// The metadata store.
@@ -130,16 +154,23 @@ impl Transfer {
         &self.resolver
     }
 
+    /// Blobs being fetched.
+    pub(crate) fn downloads(&self) -> &Arc<Flights<Digest>> {
+        &self.downloads
+    }
+
     /// The settings.
     pub fn options(&self) -> &TransferOptions {
         &self.options
     }
 
     /// Gives the image `source` the name `store.name` (and those of `store.extra_references` that
-    /// are no prefixes) with `store.labels`, replacing images of those names.
+    /// are no prefixes) with `store.labels`, replacing images of those names; unpacks it first
+    /// where `store.unpacks` says.
     ///
     /// # Errors
-    /// NotFound for the source; InvalidArgument for a bad name or label.
+    /// NotFound for the source; InvalidArgument for a bad name or label; PermissionDenied when an
+    /// image verifier refuses a name; the classes of unpacking.
     pub async fn tag(
         &self,
         ctx: &Context,
@@ -148,7 +179,15 @@ impl Transfer {
         progress: &ProgressSink,
     ) -> Result<Vec<Image>> {
         let image = self.db.images().get(ctx, source).await?;
-        self.store_image(ctx, store, &image.target, progress).await
+        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let work = async {
+            for name in plain_names(store, &image.target) {
+                self.options.verifiers.check(&name, &image.target).await?;
+            }
+            self.unpack_stored(&ctx, &image.target, &store.unpacks, progress).await?;
+            self.store_image(&ctx, store, &image.target, progress).await
+        };
+        own.end(work.await).await
     }
 
     /// Imports the images of an archive, in any compression, and unpacks them where asked. The
@@ -167,6 +206,7 @@ impl Transfer {
     ) -> Result<Vec<Image>> {
         progress.message("Importing");
         let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let reader = Counted::new(reader, progress.clone(), Stage::Importing, ARCHIVE);
         let images = own.end(self.import_leased(&ctx, reader, store, progress).await).await?;
         progress.message("Completed import");
         Ok(images)
@@ -194,10 +234,13 @@ impl Transfer {
         if named.is_empty() {
             return Err(Error::not_found("the archive: no image name found in it or asked for"));
         }
+        for (name, target) in &named {
+            self.options.verifiers.check(name, target).await?;
+        }
         let mut unpacked: Vec<&Digest> = Vec::new();
         for (_, target) in &named {
             if !unpacked.contains(&&target.digest) {
-                self.unpack_stored(ctx, target, &store.unpacks).await?;
+                self.unpack_stored(ctx, target, &store.unpacks, progress).await?;
                 unpacked.push(&target.digest);
             }
         }
@@ -214,13 +257,14 @@ impl Transfer {
         ctx: &Context,
         target: &Descriptor,
         unpacks: &[UnpackTarget],
+        progress: &ProgressSink,
     ) -> Result<()> {
         let content = self.db.content();
         for to in unpacks {
             match resolve_manifest(&content, ctx, target, &to.matcher).await {
                 Ok((found, manifest)) => {
-                    let unpacker = &self.unpacker;
-                    unpacker.unpack_manifest(ctx, found, &manifest, &to.snapshotter).await?;
+                    let (unpacker, name) = (&self.unpacker, &to.snapshotter);
+                    unpacker.unpack_told(ctx, found, &manifest, name, progress).await?;
                 }
                 Err(e) if e.is_not_found() => {
                     tracing::debug!(image = %target.digest, platforms = %to.matcher,
@@ -232,10 +276,11 @@ impl Transfer {
         Ok(())
     }
 
-    /// Writes the images `source.name` and `source.extra_references` to an archive.
+    /// Writes the images `source.name` and `source.extra_references` to an archive; a prefix stands
+    /// for every image whose name begins with it.
     ///
     /// # Errors
-    /// NotFound for an image or its content; Unimplemented for prefixes; else as
+    /// NotFound for an image or its content, and when nothing has a prefix; else as
     /// [`crate::export()`].
     pub async fn export(
         &self,
@@ -246,19 +291,37 @@ impl Transfer {
         progress: &ProgressSink,
     ) -> Result<()> {
         progress.message("Exporting");
-        let mut images = Vec::new();
-        let first = std::iter::once(&source.name).filter(|n| !n.is_empty());
-        if let Some(prefix) = source.extra_references.iter().find(|r| r.is_prefix) {
-            let text = format!("export of all images with the prefix {:?}", prefix.name);
-            return Err(Error::unimplemented(text));
-        }
-        for name in first.chain(source.extra_references.iter().map(|r| &r.name)) {
-            let image = self.db.images().get(ctx, name).await?;
-            images.push(ExportImage { name: Some(image.name), target: image.target });
-        }
-        export::export(&self.db, ctx, &images, options, out).await?;
+        let images = self.exported(ctx, source).await?;
+        let options = ExportOptions { progress: progress.clone(), ..options.clone() };
+        export::export(&self.db, ctx, &images, &options, out).await?;
         progress.message("Completed export");
         Ok(())
+    }
+
+    /// The images that `source` names, each once.
+    async fn exported(&self, ctx: &Context, source: &StoreOptions) -> Result<Vec<ExportImage>> {
+        let records = self.db.images();
+        let mut images: Vec<Image> = Vec::new();
+        if !source.name.is_empty() {
+            images.push(records.get(ctx, &source.name).await?);
+        }
+        for reference in &source.extra_references {
+            if !reference.is_prefix {
+                images.push(records.get(ctx, &reference.name).await?);
+                continue;
+            }
+            let all = records.list(ctx, &[]).await?;
+            let before = images.len();
+            images.extend(all.into_iter().filter(|i| i.name.starts_with(&reference.name)));
+            if images.len() == before {
+                let text = format!("an image whose name begins with {:?}", reference.name);
+                return Err(Error::not_found(text));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        images.retain(|image| seen.insert(image.name.clone()));
+        let named = |i: Image| ExportImage { name: Some(i.name), target: i.target };
+        Ok(images.into_iter().map(named).collect())
     }
 
     /// Creates or replaces the image records of `store` with the target `top`; in the order of
@@ -348,19 +411,23 @@ fn archived_names(references: &[ImageReference], target: &Descriptor) -> Vec<Str
     names
 }
 
-/// The name that annotations give under one prefix.
+/// The name that annotations give under one prefix. A full name is taken as it is or not at all.
 fn archived_name(prefix: &ImageReference, target: &Descriptor) -> Option<String> {
     let annotation = |key: &str| target.annotations.get(key).filter(|v| !v.is_empty());
     if let Some(full) = annotation(NAME) {
-        return Some(full.clone());
+        return under_prefix(prefix, full).filter(|name| name == full);
     }
-    let name = annotation(REF_NAME)?;
+    under_prefix(prefix, annotation(REF_NAME)?)
+}
+
+/// What a name or a bare tag becomes under a prefix.
+fn under_prefix(prefix: &ImageReference, name: &str) -> Option<String> {
     if prefix.name.is_empty() {
         None
     } else if !name.contains(['/', ':', '@']) {
         Some(format!("{}:{name}", prefix.name))
     } else if prefix.allow_overwrite || is_under(name, &prefix.name) {
-        Some(name.clone())
+        Some(name.to_owned())
     } else {
         None
     }

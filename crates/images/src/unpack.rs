@@ -8,21 +8,24 @@
 mod again;
 mod ahead;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gantry_core::image::{Manifest, chain_ids};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_metadata::{Db, Snapshots};
+use gantry_metadata::{Db, SharingPolicy, Snapshots};
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, LayerOrigin, label};
 
-use crate::differ::{Differ, LABEL_UNCOMPRESSED, Origin, Stop, check_layer_type};
+use crate::differ::{Differ, LABEL_UNCOMPRESSED, LayerDiffer, Origin, Stop};
+use crate::flights::Flights;
 use crate::lease;
+use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::{read_config, resolve_manifest};
 
 /// Prefix of the label on an image config that keeps the snapshot of the unpacked image.
@@ -32,11 +35,21 @@ const LABEL_GC_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
 const ATTEMPT_COUNT_MAX: usize = 3;
 
 /// Unpacks layers and images into snapshots. Cheap to clone; clones know of each other's work.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Unpacker {
     db: Db,
     differ: Differ,
-    flights: Arc<Flights>,
+    /// Chain IDs being unpacked, by namespace (empty where they share) and snapshotter.
+    flights: Arc<Flights<(String, String, Digest)>>,
+    /// Who applies layers for a snapshotter, where it is not `differ`.
+    appliers: Arc<BTreeMap<String, Arc<dyn LayerDiffer>>>,
+}
+
+impl fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let appliers: Vec<&String> = self.appliers.keys().collect();
+        f.debug_struct("Unpacker").field("appliers", &appliers).finish_non_exhaustive()
+    }
 }
 
 /// An unpacked image.
@@ -78,7 +91,18 @@ pub struct LayerTask {
 impl Unpacker {
     /// An unpacker that applies layers with `differ`.
     pub fn new(db: Db, differ: Differ) -> Self {
-        Self { db, differ, flights: Arc::default() }
+        Self { db, differ, flights: Arc::default(), appliers: Arc::default() }
+    }
+
+    /// The same unpacker, with other differs for the snapshotters named.
+    #[must_use]
+    pub fn with_appliers(self, appliers: BTreeMap<String, Arc<dyn LayerDiffer>>) -> Self {
+        Self { appliers: Arc::new(appliers), ..self }
+    }
+
+    /// Whether layers of this type can be unpacked into this snapshotter as their bytes come.
+    pub(crate) fn streams(&self, snapshotter: &str, media_type: &str) -> bool {
+        !self.appliers.contains_key(snapshotter) && self.differ.reads(media_type)
     }
 
     /// The differ layers are applied with.
@@ -117,9 +141,21 @@ impl Unpacker {
         manifest: &Manifest,
         snapshotter: &str,
     ) -> Result<Unpacked> {
+        self.unpack_told(ctx, target, manifest, snapshotter, &ProgressSink::default()).await
+    }
+
+    /// As [`Self::unpack_manifest`]; tells of each layer.
+    pub(crate) async fn unpack_told(
+        &self,
+        ctx: &Context,
+        target: Descriptor,
+        manifest: &Manifest,
+        snapshotter: &str,
+        progress: &ProgressSink,
+    ) -> Result<Unpacked> {
         let snapshots = self.db.snapshotter(snapshotter)?;
         let (ctx, own) = lease::ensure(&self.db, ctx).await?;
-        own.end(self.unpack_held(&ctx, target, manifest, &snapshots).await).await
+        own.end(self.unpack_held(&ctx, target, manifest, &snapshots, progress).await).await
     }
 
     async fn unpack_held(
@@ -128,6 +164,7 @@ impl Unpacker {
         target: Descriptor,
         manifest: &Manifest,
         snapshots: &Snapshots,
+        progress: &ProgressSink,
     ) -> Result<Unpacked> {
         let config = read_config(&self.db.content(), ctx, manifest).await?;
         let diff_ids = &config.rootfs.diff_ids;
@@ -143,8 +180,11 @@ impl Unpacker {
         let mut layers_unpacked = 0;
         // A name that is there stands for all below it.
         let have = self.deepest(ctx, snapshots, &chain).await?;
+        let parents = [crate::content::ref_key(&target)];
         for (i, layer) in manifest.layers.iter().enumerate() {
+            let reporter = Reporter::new(progress, layer, &parents);
             if i >= have {
+                reporter.stage(Stage::Extracting);
                 let task = LayerTask {
                     parent: i.checked_sub(1).map(|below| chain[below].clone()),
                     chain_id: chain[i].clone(),
@@ -158,6 +198,7 @@ impl Unpacker {
                 }
             }
             self.label_layer(ctx, layer, &diff_ids[i]).await?;
+            reporter.stage(Stage::Extracted);
         }
         if let Some(top) = chain.last() {
             self.keep(ctx, &manifest.config.digest, snapshots.name(), top).await?;
@@ -179,8 +220,7 @@ impl Unpacker {
         source: LayerSource,
     ) -> Result<bool> {
         let snapshots = self.db.snapshotter(snapshotter)?;
-        let key = (ctx.namespace.to_string(), snapshotter.to_owned(), task.chain_id.clone());
-        let turn = self.flights.enter(key).lock_owned().await;
+        let turn = self.turn(ctx, snapshotter, &task.chain_id).lock_owned().await;
         // On its own task, so that the snapshot is cleaned up even when the caller goes away;
         // going away stops the applying by the guard it holds.
         let (caller_is_there, caller_left) = tokio::sync::oneshot::channel::<()>();
@@ -195,6 +235,35 @@ impl Unpacker {
         done
     }
 
+    /// The lock that is held by who unpacks a chain ID: one for all namespaces where they share
+    /// what they unpack.
+    fn turn(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        chain_id: &Digest,
+    ) -> Arc<tokio::sync::Mutex<()>> {
+        let namespace = match self.db.policy() {
+            SharingPolicy::Shared => String::new(),
+            SharingPolicy::Isolated => ctx.namespace.to_string(),
+        };
+        self.flights.enter((namespace, snapshotter.to_owned(), chain_id.clone()))
+    }
+
+    /// Whether the layer is there, or another namespace has one to share.
+    async fn is_had(&self, ctx: &Context, snapshots: &Snapshots, task: &LayerTask) -> Result<bool> {
+        if self.is_there(ctx, snapshots, &task.chain_id).await? {
+            return Ok(true);
+        }
+        let (name, parent) = (task.chain_id.as_str(), task.parent.as_ref().map(Digest::as_str));
+        let labels = committed_labels(task);
+        match snapshots.share(ctx, name, parent, &task.diff_id, labels).await {
+            // Its parent is not there yet.
+            Err(err) if err.is_not_found() => Ok(false),
+            shared => shared,
+        }
+    }
+
     /// Unpacks a layer that nobody else is unpacking.
     async fn extract(
         &self,
@@ -204,23 +273,23 @@ impl Unpacker {
         source: LayerSource,
         caller_left: tokio::sync::oneshot::Receiver<()>,
     ) -> Result<bool> {
-        if self.is_there(ctx, &snapshots, &task.chain_id).await? {
+        if self.is_had(ctx, &snapshots, &task).await? {
             return Ok(false);
         }
-        let (reader, origin) = match source {
-            LayerSource::Blob(layer) => {
-                check_layer_type(&layer)?;
-                let reader = self.db.content().reader(ctx, &layer.digest).await?;
-                (reader.into_blocking(), Origin::Store)
+        let applier = self.appliers.get(snapshots.name()).cloned();
+        let bytes = match (source, applier) {
+            (LayerSource::Blob(layer), Some(applier)) => Bytes::Theirs(Box::new(layer), applier),
+            (LayerSource::Blob(layer), None) => {
+                Bytes::Ours(self.differ.open(ctx, &layer).await?, Origin::Store)
             }
-            LayerSource::Stream(reader) => (reader, Origin::Elsewhere),
+            (LayerSource::Stream(reader), _) => Bytes::Ours(reader, Origin::Elsewhere),
         };
         let Some((key, mounts)) = self.prepare(ctx, &snapshots, &task).await? else {
             return Ok(false);
         };
         let (differ, ctx) = (self.differ.clone(), ctx.clone());
         let extraction = Extraction { differ, ctx, snapshots, task, key, mounts };
-        let extracted = extraction.run(reader, origin, caller_left).await;
+        let extracted = extraction.run(bytes, caller_left).await;
         if extracted.is_err() {
             extraction.clean_up().await;
         }
@@ -231,8 +300,7 @@ impl Unpacker {
     /// still cleans up is gone.
     pub(crate) async fn settle(&self, ctx: &Context, snapshotter: &str, chain: &[Digest]) {
         for chain_id in chain {
-            let key = (ctx.namespace.to_string(), snapshotter.to_owned(), chain_id.clone());
-            drop(self.flights.enter(key).lock_owned().await);
+            drop(self.turn(ctx, snapshotter, chain_id).lock_owned().await);
         }
     }
 
@@ -338,6 +406,14 @@ impl Unpacker {
     }
 }
 
+/// What is applied, and by whom.
+enum Bytes {
+    /// The bytes, by us.
+    Ours(Box<dyn Read + Send>, Origin),
+    /// A blob of the content store, by someone who finds it there.
+    Theirs(Box<Descriptor>, Arc<dyn LayerDiffer>),
+}
+
 /// One layer on its way into a prepared snapshot.
 struct Extraction {
     differ: Differ,
@@ -353,30 +429,22 @@ impl Extraction {
     /// Applies, checks and commits; false when another client of the store was faster.
     async fn run(
         &self,
-        reader: Box<dyn Read + Send>,
-        origin: Origin,
+        bytes: Bytes,
         caller_left: tokio::sync::oneshot::Receiver<()>,
     ) -> Result<bool> {
         let task = &self.task;
         let what = || format!("layer {}", task.diff_id);
-        let stop = Stop::default();
-        let applying =
-            self.differ.apply_until(reader, origin, self.mounts.clone(), false, stop.clone());
-        let mut applying = std::pin::pin!(applying);
-        let applied = tokio::select! {
-            applied = &mut applying => applied.context(what)?,
-            // Resolves when the caller's half is dropped. The snapshot may go only when nothing
-            // is written into it any more.
-            _ = caller_left => {
-                stop.stop();
-                drop(applying.await);
-                return Err(Error::canceled(format!("unpacking of {}", task.chain_id)));
+        let diff_id = match bytes {
+            Bytes::Ours(reader, origin) => self.apply(reader, origin, caller_left).await,
+            Bytes::Theirs(layer, applier) => {
+                self.have_applied(&layer, &*applier, caller_left).await
             }
         };
-        if applied.diff_id != task.diff_id {
+        let diff_id = diff_id.context(what)?;
+        if diff_id != task.diff_id {
             return Err(Error::failed_precondition(format!(
-                "layer {}: the image config promises this diff ID, the layer unpacks to {}",
-                task.diff_id, applied.diff_id
+                "layer {}: the image config promises this diff ID, the layer unpacks to {diff_id}",
+                task.diff_id
             )));
         }
         let options = commit_options(task, None);
@@ -390,6 +458,48 @@ impl Extraction {
             }
             Err(err) => Err(err.context(what())),
         }
+    }
+
+    /// Applies the layer; returns the digest of its tar.
+    async fn apply(
+        &self,
+        reader: Box<dyn Read + Send>,
+        origin: Origin,
+        caller_left: tokio::sync::oneshot::Receiver<()>,
+    ) -> Result<Digest> {
+        let stop = Stop::default();
+        let mounts = self.mounts.clone();
+        let applying = self.differ.apply_until(reader, origin, mounts, false, stop.clone());
+        let mut applying = std::pin::pin!(applying);
+        tokio::select! {
+            applied = &mut applying => applied.map(|applied| applied.diff_id),
+            // Resolves when the caller's half is dropped. The snapshot may go only when nothing
+            // is written into it any more.
+            _ = caller_left => {
+                stop.stop();
+                drop(applying.await);
+                Err(self.canceled())
+            }
+        }
+    }
+
+    /// Has the layer applied by another process; returns the digest of its tar.
+    async fn have_applied(
+        &self,
+        layer: &Descriptor,
+        applier: &dyn LayerDiffer,
+        caller_left: tokio::sync::oneshot::Receiver<()>,
+    ) -> Result<Digest> {
+        tokio::select! {
+            applied = applier.apply(&self.ctx, layer, &self.mounts, false) => {
+                applied.map(|tar| tar.digest)
+            }
+            _ = caller_left => Err(self.canceled()),
+        }
+    }
+
+    fn canceled(&self) -> Error {
+        Error::canceled(format!("unpacking of {}", self.task.chain_id))
     }
 
     /// Removes the snapshot that came to nothing.
@@ -426,24 +536,4 @@ pub(crate) fn unique(what: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
     let letters: String = std::iter::repeat_with(fastrand::alphanumeric).take(4).collect();
     format!("{what}-{nanos}-{letters}")
-}
-
-type FlightKey = (String, String, Digest);
-
-/// One lock for each chain ID being unpacked.
-#[derive(Debug, Default)]
-struct Flights(Mutex<HashMap<FlightKey, Weak<tokio::sync::Mutex<()>>>>);
-
-impl Flights {
-    fn enter(&self, key: FlightKey) -> Arc<tokio::sync::Mutex<()>> {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that ended are few: as many as began since the last call.
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
-            return flight;
-        }
-        let flight = Arc::default();
-        flights.insert(key, Arc::downgrade(&flight));
-        flight
-    }
 }

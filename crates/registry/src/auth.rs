@@ -20,6 +20,7 @@ use crate::hosts::{Host, Scheme};
 use crate::limits::{
     RESPONSE_TIMEOUT, TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MARGIN, TOKEN_SIZE_MAX, TOKENS_MAX,
 };
+use crate::steps::{Observer, Step, shown};
 
 /// The name we give to token servers.
 const CLIENT_ID: &str = "gantry";
@@ -71,6 +72,8 @@ type Key = (String, Scope);
 /// The answers to the challenges of every host of a resolver.
 pub(crate) struct Auth {
     credentials: Arc<dyn Credentials>,
+    /// Who is told what happens.
+    observer: Option<Arc<dyn Observer>>,
     /// Never held across an await.
     known: Mutex<HashMap<Key, Known>>,
     /// One token request per host and scope at a time: the others wait and share its answer.
@@ -79,7 +82,20 @@ pub(crate) struct Auth {
 
 impl Auth {
     pub(crate) fn new(credentials: Arc<dyn Credentials>) -> Self {
-        Self { credentials, known: Mutex::default(), flights: Mutex::default() }
+        let (known, flights) = (Mutex::default(), Mutex::default());
+        Self { credentials, observer: None, known, flights }
+    }
+
+    /// The same credentials, and no tokens yet; `observer` is told what happens.
+    pub(crate) fn observed(&self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..Self::new(self.credentials.clone()) }
+    }
+
+    /// Tells what happened, if anyone wants to know.
+    pub(crate) fn tell(&self, step: impl FnOnce() -> Step) {
+        if let Some(observer) = &self.observer {
+            observer.step(step());
+        }
     }
 
     pub(crate) fn credentials(&self) -> Arc<dyn Credentials> {
@@ -145,13 +161,32 @@ impl Auth {
         let challenges: Vec<Challenge> =
             request.challenges.iter().flat_map(|h| challenge::parse(h)).collect();
         let credential = self.credentials.get(&request).await?;
+        self.tell(|| Step::Credential {
+            host: host.origin(),
+            kind: match &credential {
+                None => "anonymous",
+                Some(Credential::Basic { .. }) => "password",
+                Some(Credential::RefreshToken(_)) => "refresh token",
+                Some(Credential::Header(_)) => "header",
+            }
+            .to_owned(),
+        });
         let find = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         if let Some(Credential::Header(header)) = &credential {
             return Ok(Some(Known { header: secret(header)?, until: None }));
         }
         if let Some(bearer) = find("bearer") {
             let exchange = TokenExchange { clients, host, challenge: bearer, scope };
-            return exchange.run(credential.as_ref()).await.map(Some);
+            let answer = exchange.run(credential.as_ref()).await;
+            self.tell(|| Step::Token {
+                server: Url::parse(bearer.get("realm").unwrap_or_default())
+                    .map_or_else(|_| "?".to_owned(), |realm| shown(&realm)),
+                outcome: match &answer {
+                    Ok(_) => "a token".to_owned(),
+                    Err(failure) => failure.reason.clone(),
+                },
+            });
+            return answer.map(Some);
         }
         match (find("basic"), &credential) {
             (Some(_), Some(Credential::Basic { username, secret: password })) => {
@@ -183,7 +218,7 @@ impl TokenExchange<'_> {
         let realm = self.realm(credential.is_some())?;
         let shown = format!("token server {}", realm.host_str().unwrap_or_default());
         let scheme = if realm.scheme() == "https" { Scheme::Https } else { Scheme::Http };
-        let client = self.clients.get(self.host, scheme).await?;
+        let client = self.clients.get(self.host, scheme, false).await?;
         let request = match credential {
             Some(Credential::RefreshToken(token)) => self.post(&client, realm, token),
             Some(Credential::Basic { username, secret }) => self

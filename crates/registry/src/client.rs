@@ -14,7 +14,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::hosts::{Host, Scheme};
 use crate::limits::{
-    CLIENTS_MAX, DIAL_TIMEOUT, IDLE_CONNECTION_LIFETIME, IDLE_CONNECTIONS_PER_HOST_MAX,
+    CLIENTS_MAX, DIAL_TIMEOUT, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW,
+    IDLE_CONNECTION_LIFETIME, IDLE_CONNECTIONS_PER_HOST_MAX,
 };
 
 /// TLS files of a host, all PEM.
@@ -41,6 +42,8 @@ impl TlsFiles {
 struct Key {
     tls: Option<TlsFiles>,
     dial_timeout: Duration,
+    /// Speaks HTTP/1.1 even where the server could do more.
+    plain: bool,
 }
 
 /// Clients made so far; they hold the connection pools.
@@ -51,11 +54,18 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// The client for requests to `scheme` on behalf of `host`.
-    pub(crate) async fn get(&self, host: &Host, scheme: Scheme) -> Result<reqwest::Client> {
+    /// The client for requests to `scheme` on behalf of `host`. With `own_connection` no two
+    /// requests share a connection at a time.
+    pub(crate) async fn get(
+        &self,
+        host: &Host,
+        scheme: Scheme,
+        own_connection: bool,
+    ) -> Result<reqwest::Client> {
         let key = Key {
             tls: (scheme == Scheme::Https).then(|| host.tls.clone()),
             dial_timeout: host.dial_timeout.unwrap_or(DIAL_TIMEOUT),
+            plain: own_connection && scheme == Scheme::Https,
         };
         if let Some(client) = self.find(&key) {
             return Ok(client);
@@ -86,11 +96,16 @@ impl fmt::Debug for Clients {
 }
 
 fn build(key: &Key) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls_config(key.tls.as_ref())?)
+    let mut builder = reqwest::Client::builder();
+    if key.plain {
+        builder = builder.http1_only();
+    }
+    builder
+        .tls_backend_preconfigured(tls_config(key)?)
         // Redirects are followed by us: only we know which headers may go along.
         .redirect(reqwest::redirect::Policy::none())
-        .http1_only()
+        .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .tcp_nodelay(true)
         .connect_timeout(key.dial_timeout)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST_MAX)
@@ -100,7 +115,7 @@ fn build(key: &Key) -> Result<reqwest::Client> {
         .map_err(|e| Error::internal(format!("making a registry client: {e}")).with_source(e))
 }
 
-fn tls_config(files: Option<&TlsFiles>) -> Result<ClientConfig> {
+fn tls_config(key: &Key) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |e: rustls::Error| {
         Error::new(Class::FailedPrecondition, format!("TLS configuration: {e}")).with_source(e)
@@ -108,7 +123,7 @@ fn tls_config(files: Option<&TlsFiles>) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(failed)?;
-    let Some(files) = files else {
+    let Some(files) = &key.tls else {
         return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     };
     let verifier: Arc<dyn ServerCertVerifier> = if files.skip_verify {
@@ -133,7 +148,9 @@ fn tls_config(files: Option<&TlsFiles>) -> Result<ClientConfig> {
                 .context(|| format!("client certificate {}", cert.display()))?
         }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // What both can speak, by the order of this list.
+    let protocols: &[&[u8]] = if key.plain { &[b"http/1.1"] } else { &[b"h2", b"http/1.1"] };
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     Ok(config)
 }
 

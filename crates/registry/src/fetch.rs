@@ -1,5 +1,7 @@
 //! Blobs as streams that survive broken connections.
 
+pub(crate) mod ranges;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -7,7 +9,8 @@ use futures_util::FutureExt;
 use gantry_core::{Descriptor, media_types};
 use gantry_errdefs::{Class, Error, Result};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap,
+    IF_RANGE, RANGE,
 };
 use http::{HeaderValue, Method};
 use url::Url;
@@ -21,10 +24,12 @@ use crate::limits::{
 };
 use crate::repository::Repository;
 use crate::transport::Request;
+use ranges::{Ahead, Origin, Position};
 
 impl Repository {
     /// Opens the content of `descriptor` from byte `offset` on. The stream reconnects by itself
-    /// where the connection breaks; it checks the size but not the digest, which whoever stores
+    /// where the connection breaks, and reads big blobs over several connections where that is
+    /// faster; it checks the size but not the digest, which whoever stores
     /// the bytes computes anyway.
     ///
     /// # Errors
@@ -46,6 +51,7 @@ impl Repository {
             size,
             position: offset,
             open: None,
+            ahead: Ahead::new(size - offset, self.ahead_budget()),
             last: None,
             resumes: 0,
         };
@@ -65,6 +71,8 @@ pub struct BlobStream {
     /// Offset of the next byte that [`BlobStream::next`] returns.
     position: u64,
     open: Option<Open>,
+    /// What is fetched beside it; begins where `open` is to end, or at `position` without one.
+    ahead: Ahead,
     /// Who sent the last bytes, to ask the same one to go on.
     last: Option<Source>,
     /// Reconnections since the last byte arrived.
@@ -79,6 +87,8 @@ struct Open {
     discard: u64,
     meter: Meter,
     source: Source,
+    /// Where parts go on instead of it; None reads to the end of the blob.
+    end: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +96,8 @@ struct Source {
     origin: String,
     /// A strong entity tag, if the host sent one.
     etag: Option<HeaderValue>,
+    /// Where parts can be had; None when the host does not say that it sends any.
+    parts: Option<Origin>,
 }
 
 impl BlobStream {
@@ -111,20 +123,26 @@ impl BlobStream {
                 self.open = None;
                 return Ok(None);
             }
-            if self.open.is_none() {
-                self.connect().await?;
-            }
-            let Some(open) = &mut self.open else { continue };
-            let broken = match open.meter.chunk(&mut open.response).await {
-                Ok(Some(mut chunk)) => {
-                    let dropped = open.discard.min(chunk.len() as u64);
-                    open.discard -= dropped;
-                    let _ = chunk.split_to(usize::try_from(dropped).unwrap_or(usize::MAX));
-                    if chunk.is_empty() {
+            let started = Instant::now();
+            let next = match &mut self.open {
+                Some(open) => open.next(self.position).await,
+                None => match self.ahead.next(self.position).await {
+                    Some(Err(failure)) => {
+                        tracing::debug!(digest = %self.descriptor.digest, reason = failure.reason,
+                            "parts of a blob failed: going on in one piece");
+                        self.ahead.give_up();
                         continue;
                     }
-                    return self.accept(chunk).map(Some);
-                }
+                    Some(Ok(chunk)) => Ok(Some(chunk)),
+                    None => {
+                        self.connect().await?;
+                        continue;
+                    }
+                },
+            };
+            let broken = match next {
+                Ok(Some(chunk)) if chunk.is_empty() => continue,
+                Ok(Some(chunk)) => return self.accept(chunk, started.elapsed()).map(Some),
                 Ok(None) => Failure::passing("the connection ended early"),
                 Err(failure) => failure,
             };
@@ -132,7 +150,7 @@ impl BlobStream {
         }
     }
 
-    fn accept(&mut self, chunk: Bytes) -> Result<Bytes> {
+    fn accept(&mut self, chunk: Bytes, waited: Duration) -> Result<Bytes> {
         let end = self.position + chunk.len() as u64;
         if end > self.size {
             self.open = None;
@@ -145,10 +163,28 @@ impl BlobStream {
         }
         self.position = end;
         self.resumes = 0;
+        self.ahead.note(chunk.len() as u64, waited);
+        self.extend();
+        if self.open.as_ref().is_some_and(|open| open.end == Some(end)) {
+            self.open = None;
+        }
         Ok(chunk)
     }
 
+    /// Has more parts fetched ahead, if that is worth it.
+    fn extend(&mut self) {
+        let source = self.open.as_ref().map(|open| &open.source).or(self.last.as_ref());
+        let Some(origin) = source.and_then(|source| source.parts.as_ref()) else { return };
+        let (position, size, is_open) = (self.position, self.size, self.open.is_some());
+        let at = Position { position, size, is_open };
+        let cut = self.ahead.extend(&self.repository, origin, at);
+        if let (Some(open), Some(cut)) = (&mut self.open, cut) {
+            open.end = Some(cut);
+        }
+    }
+
     async fn give_up_or_pause(&mut self, broken: Failure) -> Result<()> {
+        self.ahead.clear();
         let from = self.open.take().map(|open| open.source);
         let host = from.as_ref().map(|s| s.origin.clone()).unwrap_or_default();
         self.last = from;
@@ -231,13 +267,19 @@ impl BlobStream {
                 request = request.header(IF_RANGE, etag);
             }
         }
+        let address = request.url.clone();
         let response = self.repository.send(host, &request).await?;
         if !response.status().is_success() {
             return Err(Failure::of_response(response).await);
         }
         let discard = self.check(response.status().as_u16(), response.headers())?;
-        let source = Source { origin, etag: strong_etag(response.headers()) };
-        Ok(Open { response, discard, meter: Meter::default(), source })
+        let etag = strong_etag(response.headers());
+        let in_parts = response.status().as_u16() == 206
+            || response.headers().get(ACCEPT_RANGES).is_some_and(|r| r == "bytes");
+        let parts =
+            in_parts.then(|| Origin { host: host.clone(), url: address, etag: etag.clone() });
+        let source = Source { origin, etag, parts };
+        Ok(Open { response, discard, meter: Meter::default(), source, end: None })
     }
 
     /// Checks that the response is the blob and tells how many bytes to drop from it.
@@ -261,6 +303,20 @@ impl BlobStream {
         self.position
             .checked_sub(start)
             .ok_or_else(|| wrong(format!("sent bytes from {start} instead of {}", self.position)))
+    }
+}
+
+impl Open {
+    /// The next bytes, none of them past the end; empty when there is nothing of use in them.
+    async fn next(&mut self, position: u64) -> Result<Option<Bytes>, Failure> {
+        let Some(mut chunk) = self.meter.chunk(&mut self.response).await? else { return Ok(None) };
+        let dropped = self.discard.min(chunk.len() as u64);
+        self.discard -= dropped;
+        let _ = chunk.split_to(usize::try_from(dropped).unwrap_or(usize::MAX));
+        if let Some(end) = self.end {
+            chunk.truncate(usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX));
+        }
+        Ok(Some(chunk))
     }
 }
 

@@ -77,3 +77,35 @@ pub const PUSH_READ: usize = 256 * 1024;
 
 /// Addresses outside the registry that are tried for one blob; real ones have one.
 pub const FOREIGN_URLS_MAX: usize = 4;
+
+/// Blobs from this size on, in bytes, may be fetched in parts side by side. Smaller ones are done
+/// before it is known whether that helps.
+pub const PARALLEL_SIZE_MIN: u64 = 32 << 20;
+
+/// Connections for one blob, its first included: what other clients open, so that no registry
+/// takes us for an attack.
+pub const CONNECTIONS_PER_BLOB_MAX: u64 = 8;
+
+/// Smallest part of a blob, in bytes: the answer's head is nothing beside it.
+pub const PART_BYTES_MIN: u64 = 512 << 10;
+
+/// Largest part of a blob, in bytes: what is held in memory for each connection.
+pub const PART_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes that all blobs of a resolver hold in memory ahead of their streams.
+pub const AHEAD_BYTES_MAX: u64 = 32 << 20;
+
+/// What one connection more must add to the rate to be kept, in percent.
+pub const GAIN_PERCENT_MIN: u64 = 15;
+
+/// HTTP/2: bytes under way for one response; a long, fast link needs as many.
+pub const HTTP2_STREAM_WINDOW: u32 = 4 << 20;
+
+/// HTTP/2: bytes under way on one connection.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Manifests that may refer to one: an image has some signatures and attestations, not thousands.
+pub const REFERRERS_MAX: usize = 4096;
+
+/// Pages in which a registry may list them.
+pub const REFERRER_PAGES_MAX: usize = 64;

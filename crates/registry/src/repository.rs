@@ -14,8 +14,10 @@ use crate::auth::Auth;
 use crate::client::Clients;
 use crate::credentials::{Anonymous, Credentials};
 use crate::failure::Failure;
+use crate::fetch::ranges::AheadBudget;
 use crate::hosts::{Capabilities, Host, Hosts};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, RETRY_AFTER_MAX};
+use crate::steps::{HostStep, Observer, Step};
 use crate::transport::{self, Request};
 
 /// What a resolver starts from.
@@ -44,6 +46,7 @@ pub struct Resolver {
     hosts: Hosts,
     clients: Arc<Clients>,
     auth: Arc<Auth>,
+    ahead: AheadBudget,
 }
 
 impl Default for Resolver {
@@ -65,6 +68,7 @@ impl Resolver {
             hosts: options.hosts,
             clients: Arc::default(),
             auth: Arc::new(Auth::new(options.credentials)),
+            ahead: AheadBudget::default(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Resolver {
             hosts: options.hosts,
             clients: self.clients.clone(),
             auth: Arc::new(Auth::new(options.credentials)),
+            ahead: self.ahead.clone(),
         }
     }
 
@@ -85,10 +90,21 @@ impl Resolver {
         self.with(ResolverOptions { hosts: self.hosts.clone(), credentials })
     }
 
+    /// The same resolver, whose steps `observer` is told; see [`Resolver::with`].
+    #[must_use]
+    pub fn observed(&self, observer: Arc<dyn Observer>) -> Self {
+        Self { auth: Arc::new(self.auth.observed(observer)), ..self.clone() }
+    }
+
     /// The same resolver with other hosts; see [`Resolver::with`].
     #[must_use]
     pub fn with_hosts(&self, hosts: Hosts) -> Self {
         self.with(ResolverOptions { hosts, credentials: self.auth.credentials() })
+    }
+
+    /// Which hosts serve which registry.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// The repository that `reference` names, with its hosts looked up.
@@ -100,12 +116,17 @@ impl Resolver {
         let hosts = tokio::task::spawn_blocking(move || hosts.lookup(&registry))
             .await
             .map_err(|e| Error::internal(format!("reading host configuration: {e}")))??;
+        self.auth.tell(|| Step::Hosts {
+            registry: reference.host().to_owned(),
+            hosts: hosts.iter().map(host_step).collect(),
+        });
         Ok(Repository {
             inner: Arc::new(Inner {
                 reference: reference.clone(),
                 hosts,
                 clients: self.clients.clone(),
                 auth: self.auth.clone(),
+                ahead: self.ahead.clone(),
                 logged: Mutex::default(),
             }),
         })
@@ -123,6 +144,7 @@ struct Inner {
     hosts: Vec<Host>,
     clients: Arc<Clients>,
     auth: Arc<Auth>,
+    ahead: AheadBudget,
     /// Hosts whose skipping was logged.
     logged: Mutex<HashSet<String>>,
 }
@@ -146,6 +168,11 @@ impl Repository {
     /// The hosts in the order they are tried.
     pub fn hosts(&self) -> &[Host] {
         &self.inner.hosts
+    }
+
+    /// What may be held in memory ahead of streams.
+    pub(crate) fn ahead_budget(&self) -> AheadBudget {
+        self.inner.ahead.clone()
     }
 
     /// Sends a request to one host.
@@ -207,6 +234,8 @@ impl Repository {
     }
 
     fn log_skipped(&self, host: &Host, failure: &Failure) {
+        let reason = failure.reason.clone();
+        self.inner.auth.tell(|| Step::Skipped { host: host.origin(), reason });
         let mut logged = self.inner.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.insert(host.origin()) {
             tracing::info!(
@@ -237,6 +266,19 @@ impl Repository {
         }
         Error::new(last.class, message)
     }
+}
+
+/// A host as it is told.
+fn host_step(host: &Host) -> HostStep {
+    let may = &host.capabilities;
+    let named = [
+        (may.pull, "pull"),
+        (may.resolve, "resolve"),
+        (may.push, "push"),
+        (may.referrers, "referrers"),
+    ];
+    let capabilities = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
+    HostStep { host: host.origin(), mirror: host.namespace.is_some(), capabilities }
 }
 
 /// Up to a quarter more, so that many pulls do not come back at the same moment. The randomness

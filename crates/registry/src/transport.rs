@@ -1,6 +1,6 @@
 //! One request to one host: authentication, redirects, deadlines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_core::Reference;
 use gantry_errdefs::Class;
@@ -14,6 +14,7 @@ use crate::credentials::AuthRequest;
 use crate::failure::Failure;
 use crate::hosts::{Host, Scheme};
 use crate::limits::{REDIRECTS_MAX, RESPONSE_TIMEOUT, UPLOAD_RATE_MIN};
+use crate::steps::{self, Step};
 
 /// A body that can be made again, for a request may have to be sent more than once.
 pub(crate) type MakeBody<'a> = &'a (dyn Fn() -> reqwest::Body + Send + Sync);
@@ -26,16 +27,25 @@ pub(crate) struct Request<'a> {
     pub(crate) scope: &'a Scope,
     /// The body and its length in bytes.
     pub(crate) body: Option<(MakeBody<'a>, u64)>,
+    /// Not together with others on one HTTP/2 connection.
+    own_connection: bool,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn new(method: Method, url: Url, scope: &'a Scope) -> Self {
-        Self { method, url, headers: HeaderMap::new(), scope, body: None }
+        Self { method, url, headers: HeaderMap::new(), scope, body: None, own_connection: false }
     }
 
     #[must_use]
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Sends it on a TCP connection that it shares with no other request meanwhile.
+    #[must_use]
+    pub(crate) fn on_own_connection(mut self) -> Self {
+        self.own_connection = true;
         self
     }
 
@@ -61,14 +71,16 @@ pub(crate) async fn send(
     request: &Request<'_>,
 ) -> Result<reqwest::Response, Failure> {
     let known = auth.header(host, request.scope);
-    let response = follow(clients, host, request, known.as_ref()).await?;
+    let response = follow(clients, auth, host, request, known.as_ref()).await?;
     // Where the host redirected to, or another address, gets no answer: it could name a token
     // server of its own and be sent the host's credentials.
     if response.status() != StatusCode::UNAUTHORIZED || !is_own(host, response.url()) {
         return Ok(response);
     }
     let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
-    let challenges = challenges.filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+    let challenges: Vec<String> =
+        challenges.filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+    auth.tell(|| Step::Challenged { host: host.origin(), challenges: challenges.clone() });
     let asked =
         AuthRequest { host: host.authority.clone(), reference: reference.to_string(), challenges };
     if !auth.answer(clients, host, request.scope, asked, known.as_ref()).await? {
@@ -76,13 +88,14 @@ pub(crate) async fn send(
     }
     drop(response);
     let known = auth.header(host, request.scope);
-    follow(clients, host, request, known.as_ref()).await
+    follow(clients, auth, host, request, known.as_ref()).await
 }
 
 /// Sends a request and follows redirects. What proves who we are and what is configured for the
 /// host goes to the host itself only.
 async fn follow(
     clients: &Clients,
+    auth: &Auth,
     host: &Host,
     request: &Request<'_>,
     authorization: Option<&HeaderValue>,
@@ -96,7 +109,7 @@ async fn follow(
             "http" => Scheme::Http,
             other => return Err(odd_redirect(&format!("to the scheme {other:?}"))),
         };
-        let client = clients.get(host, scheme).await?;
+        let client = clients.get(host, scheme, request.own_connection).await?;
         let mut headers = request.headers.clone();
         if trusted {
             add_own_headers(&mut headers, host, authorization);
@@ -106,10 +119,13 @@ async fn follow(
             headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
             builder = builder.body(make());
         }
+        let started = Instant::now();
         let response = tokio::time::timeout(request.deadline(), builder.headers(headers).send())
             .await
-            .map_err(|_| Failure::passing(format!("no answer in {:?}", request.deadline())))?
-            .map_err(Failure::of_request)?;
+            .map_err(|_| Failure::passing(format!("no answer in {:?}", request.deadline())))
+            .and_then(|sent| sent.map_err(Failure::of_request));
+        auth.tell(|| asked(request, &url, &response, started.elapsed()));
+        let response = response?;
         if !is_redirect(&request.method, response.status()) {
             return Ok(response);
         }
@@ -122,6 +138,26 @@ async fn follow(
         url = next;
     }
     Err(odd_redirect(&format!("more than {REDIRECTS_MAX} times")))
+}
+
+/// What came of a request, for who wants to know.
+fn asked(
+    request: &Request<'_>,
+    url: &Url,
+    response: &Result<reqwest::Response, Failure>,
+    took: Duration,
+) -> Step {
+    let (method, address) = (request.method.to_string(), steps::shown(url));
+    match response {
+        Ok(response) => Step::Asked {
+            method,
+            address,
+            status: response.status().as_u16(),
+            protocol: format!("{:?}", response.version()),
+            millis: steps::millis(took),
+        },
+        Err(failure) => Step::Unanswered { method, address, reason: failure.reason.clone() },
+    }
 }
 
 /// Whether an address is the host's own.

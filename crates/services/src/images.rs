@@ -2,6 +2,7 @@
 
 use gantry_api::containerd::services::images::v1 as wire;
 use gantry_api::containerd::services::images::v1::images_server::Images;
+use gantry_images::Verifiers;
 use gantry_metadata::{Db, ImageDelete, ImageUpdate};
 use tonic::{Request, Response, Status};
 
@@ -11,12 +12,14 @@ use crate::{call, convert};
 #[derive(Clone, Debug)]
 pub struct ImagesService {
     db: Db,
+    verifiers: Verifiers,
 }
 
 impl ImagesService {
-    /// A service over `db`.
-    pub fn new(db: Db) -> Self {
-        Self { db }
+    /// A service over `db`. A record gets a target only if `verifiers` agree: clients that pull by
+    /// themselves are held to them as well.
+    pub fn new(db: Db, verifiers: Verifiers) -> Self {
+        Self { db, verifiers }
     }
 }
 
@@ -48,6 +51,7 @@ impl Images for ImagesService {
         let ctx = call::context(&request)?;
         let request = request.into_inner();
         let image = convert::image(call::required(request.image, "image")?)?;
+        self.verifiers.check(&image.name, &image.target).await?;
         let at = request.source_date_epoch.map(convert::time);
         let made = self.db.images().create(&ctx, image, at).await?;
         Ok(Response::new(wire::CreateImageResponse { image: Some(convert::image_to_wire(made)) }))
@@ -71,6 +75,9 @@ impl Images for ImagesService {
                 .map(convert::descriptor)
                 .transpose()?,
         };
+        if let Some(target) = &update.target {
+            self.verifiers.check(&update.name, target).await?;
+        }
         let mask = convert::mask(request.update_mask);
         let at = request.source_date_epoch.map(convert::time);
         let updated = self.db.images().update(&ctx, update, &mask, at).await?;

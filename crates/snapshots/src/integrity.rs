@@ -76,6 +76,12 @@ pub trait Upkeep: Send + Sync {
     /// The database's.
     async fn layers(&self) -> Result<Vec<Layer>>;
 
+    /// One committed snapshot.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition when it is not committed; the database's.
+    async fn layer(&self, name: &str) -> Result<Layer>;
+
     /// Compares the tree of a committed snapshot with what was recorded of it: names, kinds,
     /// modes, owners, sizes, times and the names of extended attributes; contents are not read.
     /// What is found damaged can be no parent of new snapshots until it was made anew.

@@ -6,7 +6,6 @@ use std::path::Path;
 use gantry_core::{Descriptor, media_types};
 use serde_json::json;
 
-use crate::http;
 use crate::image::Image;
 use crate::registry::Registry;
 
@@ -86,10 +85,10 @@ impl Image {
                 }
                 for name in names {
                     let path = format!("/v2/{repository}/manifests/{name}");
-                    http::put(host, &path, media_type, bytes);
+                    registry.put(&path, media_type, bytes);
                 }
             } else {
-                push_blob(host, repository, descriptor, bytes);
+                push_blob(registry, repository, descriptor, bytes);
             }
         }
         format!("{host}/{repository}:{tag}")
@@ -106,18 +105,19 @@ impl Image {
 
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
-fn push_blob(host: &str, repository: &str, descriptor: &Descriptor, bytes: &[u8]) {
+fn push_blob(registry: &Registry, repository: &str, descriptor: &Descriptor, bytes: &[u8]) {
     let blob = format!("/v2/{repository}/blobs/{}", descriptor.digest);
-    if http::request(host, "HEAD", &blob, &[], b"").status == 200 {
+    if registry.request("HEAD", &blob, &[], b"").status == 200 {
         return;
     }
-    let start = http::request(host, "POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
+    let host = registry.host();
+    let start = registry.request("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
     assert_eq!(start.status, 202, "starting an upload to {host}/{repository}: {start:?}");
     let location = start.header("location").expect("an upload has a location");
     let path = location.strip_prefix(&format!("http://{host}")).unwrap_or(location);
     let joiner = if path.contains('?') { '&' } else { '?' };
     let path = format!("{path}{joiner}digest={}", descriptor.digest);
-    http::put(host, &path, "application/octet-stream", bytes);
+    registry.put(&path, "application/octet-stream", bytes);
 }
 
 fn plain_tar(media_type: &str, bytes: &[u8]) -> Vec<u8> {

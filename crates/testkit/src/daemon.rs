@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::command::{Ctr, exit_code, signal_pid};
 use crate::leaks::{self, Counters, Leaks};
-use crate::programs::{built_program, system_program};
+use crate::programs::{built_program, sid_program, system_program};
 
 /// A daemon on a fresh root is up well within this.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -39,6 +39,8 @@ pub struct DaemonBuilder {
     disabled: Vec<String>,
     path_first: Vec<PathBuf>,
     root: Option<PathBuf>,
+    /// Another program than the kind's own.
+    program: Option<PathBuf>,
 }
 
 /// A daemon with a temporary root, state and address. On drop it is stopped, and its shims,
@@ -60,6 +62,13 @@ impl Daemon {
     /// Prepares Debian's containerd, without CRI.
     pub fn containerd() -> DaemonBuilder {
         DaemonBuilder::new(DaemonKind::Containerd)
+    }
+
+    /// Prepares containerd 2 of Debian sid, without CRI: for what Debian's own does not have yet.
+    pub fn containerd2() -> DaemonBuilder {
+        let mut builder = DaemonBuilder::new(DaemonKind::Containerd);
+        builder.program = Some(sid_program("containerd"));
+        builder
     }
 
     /// Which daemon this is.
@@ -154,6 +163,12 @@ impl Daemon {
     pub fn ctr(&self) -> Ctr {
         let address = self.address();
         Ctr::new(system_program("ctr"), &address.to_string_lossy(), Some(&self.namespace))
+    }
+
+    /// The `ctr` of containerd 2, from Debian sid, against this daemon, in its namespace.
+    pub fn ctr2(&self) -> Ctr {
+        let address = self.address();
+        Ctr::new(sid_program("ctr"), &address.to_string_lossy(), Some(&self.namespace))
     }
 
     /// Our `gantry` against this daemon, in its namespace.
@@ -319,6 +334,7 @@ impl DaemonBuilder {
             disabled: vec!["io.containerd.grpc.v1.cri".to_owned()],
             path_first: Vec::new(),
             root: None,
+            program: None,
         }
     }
 
@@ -413,6 +429,7 @@ impl DaemonBuilder {
             DaemonKind::Gantryd => built_program("gantryd"),
             DaemonKind::Containerd => system_program("containerd"),
         };
+        let program = self.program.clone().unwrap_or(program);
         let mut path: Vec<String> =
             self.path_first.iter().map(|p| p.to_string_lossy().into_owned()).collect();
         path.push(std::env::var("PATH").unwrap_or_default());

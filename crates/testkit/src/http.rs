@@ -58,12 +58,6 @@ pub(crate) fn try_request(
     parse(&raw).ok_or_else(|| std::io::Error::other("the answer is no HTTP response"))
 }
 
-/// Puts a body, which must be accepted.
-pub(crate) fn put(host: &str, path: &str, content_type: &str, body: &[u8]) {
-    let response = request(host, "PUT", path, &[("Content-Type", content_type)], body);
-    assert_eq!(response.status, 201, "PUT http://{host}{path}: {response:?}");
-}
-
 fn parse(raw: &[u8]) -> Option<Response> {
     let end = raw.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&raw[..end]).ok()?;

@@ -39,7 +39,7 @@ pub use image::{Image, ImageBuilder};
 pub use layer::{Compression, Layer};
 pub use leaks::{Counters, Leaks};
 pub use patience::{eventually, eventually_within, seed};
-pub use programs::{built_program, criu_dir, system_program};
+pub use programs::{built_program, criu_dir, sid_program, system_program};
 pub use pty::Pty;
 pub use registry::Registry;
 pub use stub::{Reply, StubRegistry};

@@ -46,6 +46,17 @@ pub fn criu_dir() -> PathBuf {
     dir
 }
 
+/// The path of a program of containerd 2, unpacked from Debian sid.
+///
+/// # Panics
+/// When it is not there, saying which script unpacks it.
+pub fn sid_program(name: &str) -> PathBuf {
+    let dir = std::env::var_os("GANTRY_CTR2").unwrap_or_else(|| "/var/cache/gantry-ctr2".into());
+    let path = Path::new(&dir).join(name);
+    assert!(path.is_file(), "{} is missing: run scripts/install-ctr.sh", path.display());
+    path
+}
+
 /// `target/<profile>` of a test at `target/<profile>/deps/<test>` or a binary beside it.
 fn profile_dir(exe: &Path) -> PathBuf {
     let dir = exe.parent().unwrap_or(Path::new("."));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::http;
+use crate::http::{self, Response};
 use crate::programs::system_program;
 
 /// A free port may be taken by someone else before the registry binds it.
@@ -21,15 +21,41 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Registry {
     child: Child,
     host: String,
+    /// What to say to be let in; empty where nobody asks.
+    authorization: String,
     dir: TempDir,
 }
 
+/// The bcrypt hash of [`Registry::PASSWORD`], as `htpasswd -B` makes it.
+const PASSWORD_HASH: &str = "$2b$04$abcdefghijklmnopqrstuuh51NQfZBCY2nUs1Btlpp7LsFp/mk44C";
+
+/// User and password, as HTTP wants them.
+const AUTHORIZATION: &str = "Basic Z2FudHJ5OnMzY3JldDp4";
+
 impl Registry {
+    /// Who is let in by [`Registry::with_password`].
+    pub const USER: &'static str = "gantry";
+
+    /// The password of [`Registry::USER`]; with a colon, as passwords may have.
+    pub const PASSWORD: &'static str = "s3cret:x";
+
     /// Starts docker-registry with a filesystem store of its own and waits until it answers.
     ///
     /// # Panics
     /// When it can't be started.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// A registry that serves [`Registry::USER`] with [`Registry::PASSWORD`] alone.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn with_password() -> Self {
+        Self::start_with(&format!("{}:{PASSWORD_HASH}\n", Self::USER))
+    }
+
+    fn start_with(users: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("gkr").tempdir().expect("a temporary directory");
         for _ in 0..START_ATTEMPTS_MAX {
             let port = TcpListener::bind("127.0.0.1:0")
@@ -37,9 +63,10 @@ impl Registry {
                 .expect("a free port")
                 .port();
             let host = format!("127.0.0.1:{port}");
-            let mut child = spawn(dir.path(), &host);
+            let mut child = spawn(dir.path(), &host, users);
             if answers(&mut child, &host) {
-                return Self { child, host, dir };
+                let authorization = if users.is_empty() { "" } else { AUTHORIZATION };
+                return Self { child, host, authorization: authorization.to_owned(), dir };
             }
             let _ = child.kill();
             let _ = child.wait();
@@ -63,7 +90,28 @@ impl Registry {
         let accept = "application/vnd.oci.image.index.v1+json, \
             application/vnd.oci.image.manifest.v1+json, \
             application/vnd.docker.distribution.manifest.v2+json";
-        http::request(&self.host, "HEAD", path, &[("Accept", accept)], b"").status
+        self.request("HEAD", path, &[("Accept", accept)], b"").status
+    }
+
+    /// Sends one request as someone who is let in.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        let mut headers = headers.to_vec();
+        if !self.authorization.is_empty() {
+            headers.push(("Authorization", &self.authorization));
+        }
+        http::request(&self.host, method, path, &headers, body)
+    }
+
+    /// Puts a manifest or the bytes of an upload.
+    pub(crate) fn put(&self, path: &str, media_type: &str, body: &[u8]) {
+        let response = self.request("PUT", path, &[("Content-Type", media_type)], body);
+        assert_eq!(response.status, 201, "PUT http://{}{path}: {response:?}", self.host);
     }
 }
 
@@ -74,13 +122,19 @@ impl Drop for Registry {
     }
 }
 
-fn spawn(dir: &Path, host: &str) -> Child {
+fn spawn(dir: &Path, host: &str, users: &str) -> Child {
     let store = dir.join("store");
-    let config = format!(
+    let mut config = format!(
         "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
          delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
         store.display()
     );
+    if !users.is_empty() {
+        let path = dir.join("users");
+        std::fs::write(&path, users).expect("writing the registry's users");
+        let path = path.display();
+        config.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {path}\n"));
+    }
     let config_path = dir.join("config.yml");
     std::fs::create_dir_all(&store).expect("making the store");
     std::fs::write(&config_path, config).expect("writing the registry's config");
@@ -102,7 +156,9 @@ fn answers(child: &mut Child, host: &str) -> bool {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return false;
         }
-        if http::try_request(host, "GET", "/v2/", &[], b"").is_ok_and(|r| r.status == 200) {
+        if http::try_request(host, "GET", "/v2/", &[], b"")
+            .is_ok_and(|r| [200, 401].contains(&r.status))
+        {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));

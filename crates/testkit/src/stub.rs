@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use crate::image::Image;
 
 /// A client that is silent this long is gone.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a body sent at once.
+const PIECE: usize = 64 << 10;
 
 /// What the stub answers to a path.
 #[derive(Clone, Debug)]
@@ -26,8 +29,13 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Cuts the connection after this many bytes of the body.
     pub cut_after: Option<usize>,
+    /// Stops sending after this many bytes of the body, until the path has another answer or the
+    /// client has gone.
+    pub stall_after: Option<usize>,
     /// Waits before the first byte.
     pub delay: Duration,
+    /// Asks who the client is, by this `WWW-Authenticate` header.
+    pub challenge: Option<String>,
     /// Overrides the `Docker-Content-Digest` header.
     pub digest: Option<String>,
 }
@@ -40,9 +48,16 @@ impl Reply {
             media_type: media_type.to_owned(),
             body: body.into(),
             cut_after: None,
+            stall_after: None,
+            challenge: None,
             delay: Duration::ZERO,
             digest: None,
         }
+    }
+
+    /// A refusal that asks who the client is.
+    pub fn challenge(how: &str) -> Self {
+        Self { challenge: Some(how.to_owned()), ..Self::status(401) }
     }
 
     /// An answer with nothing but a status.
@@ -62,6 +77,10 @@ pub struct StubRegistry {
 struct State {
     replies: Mutex<HashMap<String, Reply>>,
     requests: Mutex<Vec<String>>,
+    /// Bytes of bodies that went out, by path.
+    sent: Mutex<HashMap<String, u64>>,
+    /// Answers that are stalled right now.
+    stalled: AtomicUsize,
     stopped: AtomicBool,
 }
 
@@ -117,6 +136,17 @@ impl StubRegistry {
         format!("{}/{repository}:{tag}", self.host)
     }
 
+    /// Bytes of the body of `path` that were sent so far.
+    pub fn sent(&self, path: &str) -> u64 {
+        let sent = self.state.sent.lock().expect("no panic under the lock");
+        sent.get(path).copied().unwrap_or_default()
+    }
+
+    /// Answers that are stalled, their clients still there.
+    pub fn stalled(&self) -> usize {
+        self.state.stalled.load(Ordering::SeqCst)
+    }
+
     /// The requests so far, as `METHOD path`.
     pub fn requests(&self) -> Vec<String> {
         self.state.requests.lock().expect("no panic under the lock").clone()
@@ -143,7 +173,7 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
         let (method, target) =
             (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default());
         let path = target.split('?').next().unwrap_or_default().to_owned();
-        let mut range_start = 0;
+        let mut range = (0, usize::MAX);
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
@@ -151,32 +181,43 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
             if header.is_empty() {
                 break;
             }
-            if let Some(range) = header.strip_prefix("range: bytes=") {
-                range_start =
-                    range.split('-').next().and_then(|n| n.parse().ok()).unwrap_or_default();
+            if let Some((start, end)) =
+                header.strip_prefix("range: bytes=").and_then(|r| r.split_once('-'))
+            {
+                range = (start.parse().unwrap_or_default(), end.parse().unwrap_or(usize::MAX));
             }
         }
         state.requests.lock().expect("no panic under the lock").push(format!("{method} {path}"));
         let reply = state.replies.lock().expect("no panic under the lock").get(&path).cloned();
         let reply = reply.unwrap_or_else(|| Reply::status(404));
-        if !answer(stream, &method, &reply, range_start)? {
+        let asked = Asked { method: &method, path: &path, range };
+        if !answer(stream, &asked, &reply, state)? {
             return Ok(());
         }
     }
 }
 
+/// What of a request an answer depends on.
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    /// First and last byte wanted.
+    range: (usize, usize),
+}
+
 /// Writes one answer; false when it was cut and the connection must end.
 fn answer(
     mut stream: &TcpStream,
-    method: &str,
+    asked: &Asked<'_>,
     reply: &Reply,
-    range_start: usize,
+    state: &State,
 ) -> std::io::Result<bool> {
     std::thread::sleep(reply.delay);
     let total = reply.body.len();
-    let partial = range_start > 0 && range_start < total && reply.status == 200;
+    let (start, last) = (asked.range.0, asked.range.1.min(total.saturating_sub(1)));
+    let partial = (start > 0 || last + 1 < total) && start <= last && reply.status == 200;
     let (status, body) = if partial {
-        (206, &reply.body[range_start..])
+        (206, &reply.body[start..=last])
     } else {
         (reply.status, reply.body.as_slice())
     };
@@ -188,22 +229,46 @@ fn answer(
         body.len()
     );
     if partial {
-        let last = total - 1;
-        head.push_str(&format!("Content-Range: bytes {range_start}-{last}/{total}\r\n"));
+        head.push_str(&format!("Content-Range: bytes {start}-{last}/{total}\r\n"));
+    }
+    if let Some(challenge) = &reply.challenge {
+        head.push_str(&format!("WWW-Authenticate: {challenge}\r\n"));
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
-    if method == "HEAD" {
+    if asked.method == "HEAD" {
         return Ok(true);
     }
-    match reply.cut_after {
-        Some(cut) if cut < body.len() => {
-            stream.write_all(&body[..cut])?;
-            Ok(false)
+    let cut = reply.cut_after.unwrap_or(usize::MAX).min(body.len());
+    let stall = reply.stall_after.unwrap_or(usize::MAX);
+    // Where the body begins within the blob.
+    let begin = if partial { start } else { 0 };
+    for (n, piece) in body[..cut].chunks(PIECE).enumerate() {
+        if begin + n * PIECE >= stall {
+            return wait_stalled(stream, asked.path, state).map(|()| false);
         }
-        _ => {
-            stream.write_all(body)?;
-            Ok(true)
-        }
+        stream.write_all(piece)?;
+        let mut sent = state.sent.lock().expect("no panic under the lock");
+        *sent.entry(asked.path.to_owned()).or_default() += piece.len() as u64;
     }
+    Ok(cut == body.len())
+}
+
+/// Waits until the path has an answer that does not stall, or the client closes the connection.
+fn wait_stalled(stream: &TcpStream, path: &str, state: &State) -> std::io::Result<()> {
+    state.stalled.fetch_add(1, Ordering::SeqCst);
+    stream.set_nonblocking(true)?;
+    let ended = loop {
+        let replies = state.replies.lock().expect("no panic under the lock");
+        let still = replies.get(path).is_some_and(|reply| reply.stall_after.is_some());
+        drop(replies);
+        let gone = matches!(stream.peek(&mut [0]), Ok(0))
+            || stream.peek(&mut [0]).is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock);
+        if !still || gone || state.stopped.load(Ordering::Relaxed) {
+            break Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    state.stalled.fetch_sub(1, Ordering::SeqCst);
+    ended
 }

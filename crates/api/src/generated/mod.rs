@@ -145,6 +145,13 @@ pub mod gantry {
             include!("gantry.shim.v1.rs");
         }
     }
+    pub mod types {
+        pub mod transfer {
+            pub mod v1 {
+                include!("gantry.types.transfer.v1.rs");
+            }
+        }
+    }
 }
 pub mod google {
     pub mod rpc {

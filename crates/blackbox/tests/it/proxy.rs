@@ -158,6 +158,32 @@ fn root_everything_elsewhere() {
     });
 }
 
+/// The transfer service unpacks into a snapshotter by the differ that `unpack_config` names.
+#[test]
+fn root_a_pull_by_another_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    // Tells that it was the plugin that applied the layer.
+    let (inflater, log) = crate::policy::inflater(dir.path(), "exec gzip -dc");
+    let remote = remote(Daemon::gantryd().config(&inflater));
+    let daemon = Daemon::gantryd()
+        .disable("io.containerd.content.v1.content")
+        .config(&section("blobs", "content", &remote))
+        .config(&section("layers", "diff", &remote))
+        .config("[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]")
+        .config("  platform = \"linux/amd64\"\n  snapshotter = \"native\"")
+        .config("  differ = \"layers\"");
+    let mut rig = Rig::with(daemon.start(), Client::Gantry);
+    let reference = Image::busybox().push(rig.registry(), "busybox:1");
+    // The plugin's differ looks for content in its own namespace.
+    let client = rig.client.in_namespace("default");
+    client.ok(["images", "pull", "--plain-http", &reference]);
+    assert!(!log.exists(), "overlayfs has our own differ");
+    client.ok(["images", "pull", "--plain-http", "--snapshotter", "native", &reference]);
+    assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 1);
+    let run = ["run", "--rm", "--snapshotter", "native", &reference, "differ-c1", "echo", "hi"];
+    assert_eq!(client.ok(run), "hi\n");
+}
+
 #[test]
 fn root_a_plugin_beside_a_built_in_one_of_its_name_is_refused() {
     let remote = remote(Daemon::gantryd());

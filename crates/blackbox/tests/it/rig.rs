@@ -9,6 +9,8 @@ use gantry_testkit::{Ctr, Daemon, DaemonKind, Image, Registry};
 pub(crate) enum Client {
     /// Debian's `ctr`.
     Ctr,
+    /// The `ctr` of containerd 2, of Debian sid.
+    Ctr2,
     /// Our `gantry`.
     Gantry,
 }
@@ -37,6 +39,7 @@ impl Rig {
     pub(crate) fn with(daemon: Daemon, kind: Client) -> Self {
         let client = match kind {
             Client::Ctr => daemon.ctr(),
+            Client::Ctr2 => daemon.ctr2(),
             Client::Gantry => daemon.gantry(),
         };
         Self { client, daemon, kind, registry: None }
@@ -133,6 +136,25 @@ macro_rules! gantryd_scenarios {
             mod $name {
                 scenario_on!(root_ctr_on_gantryd, $name, Gantryd, Ctr);
                 scenario_on!(root_gantry_on_gantryd, $name, Gantryd, Gantry);
+            }
+        )*
+    };
+}
+
+/// Runs each scenario with containerd 2's `ctr` and with `gantry` on gantryd, and with that `ctr` on
+/// containerd 2: what goes by the transfer service.
+macro_rules! transfer_scenarios {
+    ($($name:ident),* $(,)?) => {
+        $(
+            mod $name {
+                scenario_on!(root_ctr2_on_gantryd, $name, Gantryd, Ctr2);
+                scenario_on!(root_gantry_on_gantryd, $name, Gantryd, Gantry);
+
+                #[test]
+                fn root_ctr2_on_containerd2() {
+                    let daemon = gantry_testkit::Daemon::containerd2().start();
+                    super::$name(&mut crate::rig::Rig::with(daemon, crate::rig::Client::Ctr2));
+                }
             }
         )*
     };

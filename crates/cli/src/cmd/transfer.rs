@@ -1,9 +1,9 @@
-//! `images pull`, `push`, `import`, `export`, and `content fetch`.
+//! `images pull`, `push`, `copy`, `import`, `export`, and `content fetch`.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use gantry_client::{ImportOptions, PullOptions, PushOptions};
+use gantry_client::{CopyOptions, ExportOptions, ImportOptions, PullOptions, PushOptions};
 use gantry_core::{Platform, platforms};
 use gantry_errdefs::{Error, Result};
 
@@ -73,6 +73,15 @@ pub(crate) struct ImportFlags {
     /// Also name images by digest
     #[arg(long)]
     digests: bool,
+    /// With --digests: only those that the archive gives no name
+    #[arg(long)]
+    skip_digest_for_named: bool,
+    /// Labels of the images, key=value
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Platforms to import
+    #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
+    platforms: Vec<Platform>,
     /// Name of the archive's index
     #[arg(long, value_name = "NAME")]
     index_name: Option<String>,
@@ -89,7 +98,29 @@ pub(crate) struct ImportFlags {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CopyFlags {
+    #[command(flatten)]
+    registry: RegistryFlags,
+    /// User and password of the registry it goes to, if they are others
+    #[arg(long, value_name = "USER")]
+    to_user: Option<String>,
+    /// Full reference of the image
+    from: String,
+    /// Full reference to copy it to
+    to: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExportFlags {
+    /// Leave out manifest.json, by which docker loads the archive
+    #[arg(long)]
+    skip_manifest_json: bool,
+    /// Leave out layers that may not be distributed
+    #[arg(long)]
+    skip_non_distributable: bool,
+    /// Platforms to export
+    #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
+    platforms: Vec<Platform>,
     /// Export every platform
     #[arg(long)]
     all_platforms: bool,
@@ -114,7 +145,8 @@ impl PullFlags {
 
     async fn run(self, session: &Session, unpack: Option<String>) -> Result<u8> {
         let options = PullOptions {
-            registry: self.registry.options()?,
+            reference: self.reference.clone(),
+            registry: self.registry.options(&self.reference)?,
             labels: labels::parse_strict("label", &self.labels)?,
             platforms: self.platforms.clone(),
             all_platforms: self.all_platforms,
@@ -152,7 +184,7 @@ impl PushFlags {
         let options = PushOptions {
             image: self.image.unwrap_or_else(|| self.reference.clone()),
             reference: self.reference.clone(),
-            registry: self.registry.options()?,
+            registry: self.registry.options(&self.reference)?,
             platforms: self.platforms,
         };
         let mut display = Display::new();
@@ -162,12 +194,34 @@ impl PushFlags {
     }
 }
 
+impl CopyFlags {
+    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let to = RegistryFlags {
+            user: self.to_user.or_else(|| self.registry.user.clone()),
+            ..self.registry.clone()
+        };
+        let options = CopyOptions {
+            from: self.from.clone(),
+            from_registry: self.registry.options(&self.from)?,
+            to: self.to.clone(),
+            to_registry: to.options(&self.to)?,
+        };
+        let mut display = Display::new();
+        session.client.transfer().copy(options, |step| display.step(&step)).await?;
+        display.finish(&format!("copied {} to {}", self.from, self.to));
+        Ok(0)
+    }
+}
+
 impl ImportFlags {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
         let options = ImportOptions {
             base_name: self.base_name,
             digests: self.digests,
+            skip_named_digests: self.skip_digest_for_named,
             index_name: self.index_name,
+            labels: labels::parse_strict("label", &self.labels)?,
+            platforms: self.platforms,
             all_platforms: self.all_platforms,
             unpack: (!self.no_unpack).then_some(self.snapshotter.name),
         };
@@ -190,17 +244,25 @@ impl ImportFlags {
 impl ExportFlags {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
         let transfer = session.client.transfer();
+        let options = ExportOptions {
+            platforms: self.platforms,
+            all_platforms: self.all_platforms,
+            skip_docker_manifest: self.skip_manifest_json,
+            skip_non_distributable: self.skip_non_distributable,
+        };
         let name = self.archive.display().to_string();
         if name == "-" {
             let mut out = tokio::io::stdout();
-            transfer.export(&self.images, self.all_platforms, &mut out).await?;
+            transfer.export(&self.images, &options, &mut out, |_| {}).await?;
             return Ok(0);
         }
         // Under another name until it is whole.
         let partial = self.archive.with_extension("partial");
         let io = |e| Error::io(&name, e);
         let mut file = tokio::fs::File::create(&partial).await.map_err(io)?;
-        let exported = transfer.export(&self.images, self.all_platforms, &mut file).await;
+        let mut display = Display::new();
+        let step = |step: gantry_client::Progress| display.step(&step);
+        let exported = transfer.export(&self.images, &options, &mut file, step).await;
         let done = match exported {
             Ok(_) => file.sync_all().await.map_err(io),
             Err(e) => Err(e),
@@ -210,6 +272,7 @@ impl ExportFlags {
             return Err(e);
         }
         tokio::fs::rename(&partial, &self.archive).await.map_err(io)?;
+        display.finish(&format!("exported {name}"));
         Ok(0)
     }
 }

@@ -3,6 +3,7 @@
 //! The outcome is that of the daemon's own transfers: content with labels that keep it, image
 //! records, snapshots. Everything is under a lease until a record holds it.
 
+pub(crate) mod explain;
 mod export;
 mod import;
 mod pull;
@@ -53,7 +54,10 @@ impl RegistryOptions {
         });
         let credentials: Arc<dyn Credentials> = match &self.credentials {
             None => Arc::new(Anonymous),
-            Some(given) => Arc::new(Given(given.clone())),
+            Some(given) => {
+                let host = self.credentials_host.clone();
+                Arc::new(Given { credentials: given.clone(), host })
+            }
         };
         Resolver::new(ResolverOptions { hosts, credentials })
     }
@@ -91,19 +95,32 @@ async fn with_origin(
     Ok(more)
 }
 
-/// The credentials of the caller, for whoever asks.
-struct Given(crate::transfer::Credentials);
+/// The credentials of the caller, for whoever may have them.
+struct Given {
+    credentials: crate::transfer::Credentials,
+    host: Option<String>,
+}
 
 #[async_trait::async_trait]
 impl Credentials for Given {
-    async fn get(&self, _: &AuthRequest) -> Result<Option<Credential>> {
-        let secret = self.0.secret.clone();
-        Ok(Some(if self.0.username.is_empty() {
+    async fn get(&self, asked: &AuthRequest) -> Result<Option<Credential>> {
+        if !may_know(self.host.as_deref(), &asked.host) {
+            return Ok(None);
+        }
+        let username = self.credentials.username.clone();
+        let secret = self.credentials.secret.clone();
+        Ok(Some(if username.is_empty() {
             Credential::RefreshToken(secret)
         } else {
-            Credential::Basic { username: self.0.username.clone(), secret }
+            Credential::Basic { username, secret }
         }))
     }
+}
+
+/// Whether the host that asks may be told credentials that are for `host` alone.
+pub(crate) fn may_know(host: Option<&str>, asks: &str) -> bool {
+    let hub = host == Some("docker.io") && asks == "registry-1.docker.io";
+    hub || host.is_none_or(|host| host == asks)
 }
 
 /// Where the steps of a transfer are told.

@@ -59,6 +59,9 @@ pub struct Plugins {
     /// The transfer service.
     #[serde(rename = "io.containerd.transfer.v1.local")]
     pub transfer: Transfer,
+    /// The programs that verify images.
+    #[serde(rename = "io.containerd.image-verifier.v1.bindir")]
+    pub verifier: ImageVerifier,
     /// Sections of plugins that are not built, untouched.
     #[serde(flatten)]
     pub other: BTreeMap<String, toml::Value>,
@@ -283,6 +286,12 @@ pub struct Transfer {
     pub max_concurrent_uploaded_layers: usize,
     /// Layers unpacked at once per pull.
     pub max_concurrent_unpacks: usize,
+    /// Layers fetched at once by all pulls together; 0 is no bound. Ours alone.
+    pub max_concurrent_downloads_total: usize,
+    /// Bytes a second that all pulls together fetch; 0 is no bound. Ours alone.
+    pub max_download_rate: u64,
+    /// Bytes that pulls leave free on the disk of the root directory; 0 is no bound. Ours alone.
+    pub min_free_space: u64,
     /// Bytes of one layer fetched in parallel ranges; 0 means whole layers.
     pub concurrent_layer_fetch_buffer: u64,
     /// Refuse images whose platform no snapshotter serves.
@@ -299,6 +308,9 @@ impl Default for Transfer {
             max_concurrent_downloads: 3,
             max_concurrent_uploaded_layers: 3,
             max_concurrent_unpacks: 1,
+            max_concurrent_downloads_total: 0,
+            max_download_rate: 0,
+            min_free_space: 0,
             concurrent_layer_fetch_buffer: 0,
             check_platform_supported: false,
             config_path: String::new(),
@@ -317,4 +329,26 @@ pub struct TransferUnpack {
     pub snapshotter: String,
     /// Differ.
     pub differ: String,
+}
+
+/// Which programs verify images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageVerifier {
+    /// Where they are; a directory that is not there holds none.
+    pub bin_dir: String,
+    /// How many are asked, in the order of their names; below 0 all.
+    pub max_verifiers: i64,
+    /// How long each may take.
+    pub per_verifier_timeout: GoDuration,
+}
+
+impl Default for ImageVerifier {
+    fn default() -> Self {
+        Self {
+            bin_dir: "/opt/containerd/image-verifier/bin".to_owned(),
+            max_verifiers: 10,
+            per_verifier_timeout: "10s".parse().expect("the default durations are well formed"),
+        }
+    }
 }

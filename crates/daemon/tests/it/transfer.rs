@@ -10,10 +10,11 @@ use gantry_api::containerd::services::streaming::v1::streaming_client::Streaming
 use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
 use gantry_api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 use gantry_api::containerd::types::transfer::{
-    Data, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, Progress,
-    RegistryResolver, UnpackConfiguration, WindowUpdate,
+    Data, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, Progress, ReadStream,
+    RegistryResolver, UnpackConfiguration, WindowUpdate, WriteStream,
 };
-use gantry_testkit::{Image, Registry};
+use gantry_api::gantry::types::transfer::v1::Snapshot;
+use gantry_testkit::{Image, Layer, Registry};
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -171,12 +172,76 @@ async fn root_an_image_is_pulled_with_progress_and_pushed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_a_layer_goes_into_a_snapshot_and_comes_out() {
+    let daemon = Harness::start().await;
+    let mut client = TransferClient::new(daemon.channel());
+    let mut snapshots = SnapshotsClient::new(daemon.channel());
+    let image = Image::builder().layer(Layer::new().file("f", 0o640, "text")).build();
+    let blob = |n: usize| {
+        let digest = image.manifest()["layers"][n]["digest"].as_str().unwrap().to_owned();
+        image.blob(&digest.parse().unwrap()).to_vec()
+    };
+    let snapshot = |n: usize| Snapshot {
+        snapshotter: "overlayfs".into(),
+        key: format!("layer{n}"),
+        parent: if n == 0 { String::new() } else { format!("layer{}", n - 1) },
+        labels: [("containerd.io/gc.root".to_owned(), "x".to_owned())].into(),
+        diff_id: image.diff_ids()[n].to_string(),
+        source_date_epoch: None,
+    };
+    let read = |id: &str| ReadStream { stream: id.to_owned(), ..Default::default() };
+    for n in [0, 1] {
+        let id = format!("layer-in-{n}");
+        let feeding = tokio::spawn(feed(open(daemon.channel(), &id).await, blob(n)));
+        let unpack = request(Any::pack(&read(&id)), Any::pack(&snapshot(n)));
+        client.transfer(ns(unpack)).await.unwrap();
+        feeding.await.unwrap();
+    }
+    let stat = StatSnapshotRequest { snapshotter: "overlayfs".into(), key: "layer1".into() };
+    let info = snapshots.stat(ns(stat)).await.unwrap().into_inner().info.unwrap();
+    assert_eq!((info.kind, info.parent.as_str()), (3, "layer0"));
+
+    // What made it comes out of it again.
+    let collecting = tokio::spawn(collect(open(daemon.channel(), "out").await));
+    let media_type = "application/vnd.oci.image.layer.v1.tar".to_owned();
+    let out = WriteStream { stream: "out".into(), media_type };
+    client.transfer(ns(request(Any::pack(&snapshot(1)), Any::pack(&out)))).await.unwrap();
+    let layer = collecting.await.unwrap();
+    let mut archive = tar::Archive::new(layer.as_slice());
+    let names: Vec<_> =
+        archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
+    assert_eq!(names, [std::path::PathBuf::from("f")]);
+
+    // Another layer than promised, a name that is taken, a parent that is not there.
+    let wrong = Snapshot { key: "wrong".into(), ..snapshot(1) };
+    let missing = Snapshot { key: "m".into(), parent: "none".into(), ..snapshot(1) };
+    for (n, (to, code)) in [
+        (wrong, Code::FailedPrecondition),
+        (snapshot(1), Code::AlreadyExists),
+        (missing, Code::NotFound),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("refused-{n}");
+        let feeding = tokio::spawn(feed(open(daemon.channel(), &id).await, blob(0)));
+        let unpack = request(Any::pack(&read(&id)), Any::pack(&to));
+        refused(client.transfer(ns(unpack)).await, code, "");
+        feeding.await.unwrap();
+    }
+    let stat = StatSnapshotRequest { snapshotter: "overlayfs".into(), key: "wrong".into() };
+    refused(snapshots.stat(ns(stat)).await, Code::NotFound, "wrong");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_moved_is_refused() {
     let daemon = Harness::start().await;
     let mut client = TransferClient::new(daemon.channel());
     let registry = || Any::pack(&OciRegistry { reference: "a.b/c:d".into(), resolver: None });
-    let between = client.transfer(ns(request(registry(), registry()))).await;
-    refused(between, Code::Unimplemented, "transfer from OCIRegistry to OCIRegistry");
+    let import = ImageImportStream { stream: "nope".into(), ..Default::default() };
+    let past = client.transfer(ns(request(Any::pack(&import), registry()))).await;
+    refused(past, Code::Unimplemented, "transfer from ImageImportStream to OCIRegistry");
     let unknown = Any { type_url: "x.Y".into(), value: Vec::new() };
     refused(client.transfer(ns(request(unknown, registry()))).await, Code::Unknown, "x.Y");
     let import = ImageImportStream { stream: "nope".into(), ..Default::default() };

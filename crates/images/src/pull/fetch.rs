@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_core::image::{Document, ImageConfig};
-use gantry_core::{Context, Descriptor, Labels, Reference};
+use gantry_core::{Context, Descriptor, Digest, Labels, Reference};
 use gantry_errdefs::{Class, Error, Result, ResultExt};
 use gantry_metadata::{Content, ContentWriter};
 use gantry_registry::Repository;
 use tokio::sync::Semaphore;
 
 use super::feed::Offer;
+use crate::budget::Budget;
 use crate::content::{self, Opened};
+use crate::flights::Flights;
 use crate::progress::{ProgressSink, Reporter, Stage};
 
 /// Fetches content of one repository into one namespace. Cheap to clone.
@@ -27,6 +29,18 @@ struct Inner {
     progress: ProgressSink,
     /// One permit per blob on its way.
     downloads: Semaphore,
+    budget: Budget,
+    flights: Arc<Flights<Digest>>,
+}
+
+/// What bounds the fetching.
+pub(super) struct Limits {
+    /// Blobs at once, for this pull.
+    pub(super) downloads_max: usize,
+    /// What all pulls share.
+    pub(super) budget: Budget,
+    /// Blobs on their way, whoever wants them.
+    pub(super) flights: Arc<Flights<Digest>>,
 }
 
 impl Fetcher {
@@ -35,10 +49,12 @@ impl Fetcher {
         ctx: Context,
         repository: Repository,
         progress: ProgressSink,
-        downloads_max: usize,
+        limits: Limits,
     ) -> Self {
+        let Limits { downloads_max, budget, flights } = limits;
         let downloads = Semaphore::new(downloads_max.max(1));
-        Self { inner: Arc::new(Inner { content, ctx, repository, progress, downloads }) }
+        let inner = Inner { content, ctx, repository, progress, downloads, budget, flights };
+        Self { inner: Arc::new(inner) }
     }
 
     fn origin(&self) -> &Reference {
@@ -53,9 +69,11 @@ impl Fetcher {
         parents: &[String],
         known: Option<Bytes>,
     ) -> Result<Document> {
-        let Inner { content, ctx, repository, progress, .. } = &*self.inner;
+        let Inner { content, ctx, repository, progress, flights, .. } = &*self.inner;
         let reporter = Reporter::new(progress, descriptor, parents);
         reporter.stage(Stage::Waiting);
+        let turn = flights.enter(descriptor.digest.clone());
+        let _turn = turn.lock().await;
         match content::open(content, ctx, descriptor).await? {
             Opened::Exists => {
                 let bytes = content::read_document(content, ctx, descriptor).await?;
@@ -108,9 +126,12 @@ impl Fetcher {
         parents: &[String],
         mut offer: Option<Offer>,
     ) -> Result<()> {
-        let Inner { content, ctx, progress, downloads, .. } = &*self.inner;
+        let Inner { content, ctx, progress, downloads, flights, .. } = &*self.inner;
         let mut reporter = Reporter::new(progress, descriptor, parents);
         reporter.stage(Stage::Waiting);
+        // Before anything that others wait for: who has the turn needs it.
+        let turn = flights.enter(descriptor.digest.clone());
+        let _turn = turn.lock().await;
         let permit = downloads.acquire().await;
         let _permit = permit.map_err(|_| Error::internal("download limit closed"))?;
         loop {
@@ -163,6 +184,7 @@ impl Fetcher {
         }
         let mut feed = None;
         if offset < size {
+            let mut share = self.inner.budget.share(descriptor, size - offset).await?;
             let mut stream = self.inner.repository.fetch(descriptor, offset).await?;
             reporter.bytes(Stage::Downloading, offset);
             feed = offer.filter(|_| offset == 0).and_then(Offer::accept);
@@ -173,8 +195,10 @@ impl Fetcher {
                     // The unpacker has gone; whoever waits for it knows why.
                     feed = None;
                 }
+                let len = chunk.len() as u64;
                 writer.write(chunk).await?;
                 reporter.bytes(Stage::Downloading, stream.position());
+                share.spend(len).await;
             }
         }
         if let Some(feed) = feed {

@@ -40,7 +40,8 @@ pub(super) struct Found {
     pub(super) layers: bool,
 }
 
-/// Fetches the documents of the image `top` and returns the manifests that are wanted.
+/// Fetches the documents of the image `top` and returns the manifests that are wanted. `whole` is
+/// what they are reported as parts of.
 ///
 /// # Errors
 /// NotFound when there is none for the platforms; InvalidArgument for malformed documents.
@@ -48,10 +49,11 @@ pub(super) async fn walk(
     fetcher: &Fetcher,
     selection: &Selection,
     top: &Descriptor,
+    whole: Vec<String>,
     known: Option<Bytes>,
 ) -> Result<Vec<Found>> {
     let walker = Walker { fetcher, selection, parts: AtomicBool::new(false) };
-    let found = walker.descend(top.clone(), Vec::new(), known, true, 0).await?;
+    let found = walker.descend(top.clone(), whole, known, true, 0).await?;
     if !found.iter().any(|f| f.layers) && !walker.parts.load(Ordering::Relaxed) {
         return Err(Error::not_found(format!(
             "image {}: no match for platform in manifest: want {}",

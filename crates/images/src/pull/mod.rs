@@ -52,15 +52,15 @@ impl Transfer {
     /// # Errors
     /// NotFound when the registry has no such image, or the image nothing for the platforms;
     /// InvalidArgument for a schema 1 or malformed manifest; DataLoss for bytes that are not what
-    /// their digest says; Unavailable, Unauthenticated, PermissionDenied with every host tried
+    /// their digest says; PermissionDenied when an image verifier refuses it; Unavailable, Unauthenticated, PermissionDenied with every host tried
     /// and its reason; the classes of unpacking.
     pub async fn pull(&self, ctx: &Context, options: PullOptions) -> Result<PulledImage> {
         let progress = options.progress.clone();
         let reference = options.reference.clone();
-        progress.message(format!("Resolving from {reference}"));
+        progress.message(format!("Resolving from OCI Registry ({reference})"));
         let (ctx, own) = lease::ensure(self.db(), ctx).await?;
         let pulled = own.end(self.pull_leased(&ctx, options).await).await?;
-        progress.message(format!("Completed pull from {reference}"));
+        progress.message(format!("Completed pull from OCI Registry ({reference})"));
         Ok(pulled)
     }
 
@@ -71,19 +71,24 @@ impl Transfer {
         }
         let repository = resolver.repository(&reference).await?;
         let resolved = repository.resolve().await?;
-        progress.message(format!("Pulling from {reference}"));
+        self.options().verifiers.check(&store.name, &resolved.descriptor).await?;
+        progress.message(format!("Pulling from OCI Registry ({reference})"));
         progress.send(crate::Progress::named(Stage::FetchingContent, &store.name));
         let content = self.db().content();
-        let downloads_max = self.options().downloads_max;
-        let fetcher =
-            Fetcher::new(content, ctx.clone(), repository, progress.clone(), downloads_max);
+        let limits = fetch::Limits {
+            downloads_max: self.options().downloads_max,
+            budget: self.options().budget.clone(),
+            flights: self.downloads().clone(),
+        };
+        let fetcher = Fetcher::new(content, ctx.clone(), repository, progress.clone(), limits);
         let top = resolved.descriptor;
         let selection = graph::Selection {
             matcher: store.matcher(),
             manifest_limit: store.manifest_limit,
             all_metadata: store.all_metadata,
         };
-        let manifests = graph::walk(&fetcher, &selection, &top, resolved.bytes).await?;
+        let whole = vec![store.name.clone()];
+        let manifests = graph::walk(&fetcher, &selection, &top, whole, resolved.bytes).await?;
         let unpacked = self.fetch_manifests(ctx, &fetcher, manifests, &store, &progress).await?;
         let images = self.store_image(ctx, &store, &top, &progress).await?;
         let image = images.into_iter().next();

@@ -75,8 +75,10 @@ impl Unpacking<'_> {
         if !ahead {
             wait(&mut step.below).await;
         }
+        let media_type = &self.plan.manifest.layers[step.i].media_type;
+        let streams = self.pull.transfer.unpacker().streams(self.target.snapshotter, media_type);
         let reader = match step.want.take() {
-            Some(want) if !*step.arrived.borrow() => want.wait().await,
+            Some(want) if streams && !*step.arrived.borrow() => want.wait().await,
             _ => None,
         };
         let reporter = self.reporter(step.i);

@@ -58,8 +58,7 @@ impl Unpacker {
         parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
         let snapshots = self.db.snapshotter(snapshotter)?;
-        let key = (ctx.namespace.to_string(), snapshotter.to_owned(), task.chain_id.clone());
-        let turn = self.flights.enter(key).lock_owned().await;
+        let turn = self.turn(ctx, snapshotter, &task.chain_id).lock_owned().await;
         let (unpacker, ctx) = (self.clone(), ctx.clone());
         // On its own task, so that the snapshot is cleaned up even when the caller goes away.
         let work = tokio::spawn(async move {
@@ -79,7 +78,7 @@ impl Unpacker {
         reader: Box<dyn Read + Send>,
         parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
-        if self.is_there(&ctx, &snapshots, &task.chain_id).await? {
+        if self.is_had(&ctx, &snapshots, &task).await? {
             return Ok(false);
         }
         let alone = LayerTask { parent: None, ..task.clone() };

@@ -175,9 +175,12 @@ async fn root_tells_how_far_it_is() {
     }
     assert_eq!(last_of(&format!("manifest-{}", image.top().digest)).unwrap().0, "complete");
     assert_eq!(last_of(&reference).unwrap().0, "saved");
-    assert_eq!(seen.last().unwrap().stage.event(), format!("Completed pull from {reference}"));
+    assert_eq!(
+        seen.last().unwrap().stage.event(),
+        format!("Completed pull from OCI Registry ({reference})")
+    );
     let layer = seen.iter().find(|p| p.name.starts_with("layer-")).unwrap();
-    assert_eq!(layer.parents, [format!("manifest-{}", image.top().digest)]);
+    assert_eq!(layer.parents, [reference, format!("manifest-{}", image.top().digest)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

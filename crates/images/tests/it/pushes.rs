@@ -32,7 +32,7 @@ async fn root_what_was_pushed_can_be_pulled() {
     while let Some(progress) = receiver.next().await {
         events.push(progress.stage.event().to_owned());
     }
-    assert_eq!(events.last().unwrap(), &format!("Completed push to {to}"));
+    assert_eq!(events.last().unwrap(), &format!("Completed push to OCI Registry ({to})"));
     assert_eq!(registry.status_of("/v2/x/y/manifests/v2"), 200);
     let fresh = Rig::new();
     let pulled =

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 pub(crate) struct Rig {
     /// Kept for as long as the store is used.
-    _dir: TempDir,
+    dir: TempDir,
     pub(crate) db: Db,
     pub(crate) transfer: Transfer,
     pub(crate) ctx: Context,
@@ -47,7 +47,12 @@ impl Rig {
         let transfer =
             Transfer::new(db.clone(), unpacker, Resolver::default(), TransferOptions::default());
         let ctx = Context::new(Namespace::new("test").unwrap());
-        Self { _dir: dir, db, transfer, ctx, temp }
+        Self { dir, db, transfer, ctx, temp }
+    }
+
+    /// Where a part of the store is.
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Options that pull `reference` for the host's platform, unpacked to `snapshotters`.

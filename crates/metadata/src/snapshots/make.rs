@@ -267,7 +267,7 @@ impl Snapshots {
     }
 
     /// The backend's key of a parent, which must be committed.
-    fn backend_parent(
+    pub(super) fn backend_parent(
         &self,
         read: &impl KvRead,
         ctx: &Context,
@@ -289,7 +289,7 @@ impl Snapshots {
         Ok((name, used))
     }
 
-    async fn enter(&self, backend_key: Option<&str>) -> Option<Guard> {
+    pub(super) async fn enter(&self, backend_key: Option<&str>) -> Option<Guard> {
         let name = inflight_name(&self.name, backend_key?);
         Some(self.db.shared.inflight.enter(&name).await)
     }

@@ -9,6 +9,7 @@
 mod applied;
 mod bound;
 mod make;
+mod share;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

@@ -137,6 +137,11 @@ impl Hosts {
         Self { options }
     }
 
+    /// Roots of `hosts.toml` trees.
+    pub fn config_dirs(&self) -> &[PathBuf] {
+        &self.options.config_dirs
+    }
+
     /// The hosts of `registry` in the order they are tried. Files are read on every call, so that
     /// an edited configuration counts for the next pull. Does file I/O: call it where blocking is
     /// allowed.

@@ -5,5 +5,7 @@ mod auth;
 mod fake;
 mod faults;
 mod pushes;
+mod ranges;
 mod real;
+mod referrers;
 mod tls;

@@ -3,11 +3,12 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gantry_core::Reference;
+use gantry_core::{Algorithm, Descriptor, Digest, Digester, Reference, media_types};
 use gantry_errdefs::{Error, Result};
-use gantry_registry::{Hosts, HostsOptions, Resolver, TlsFiles};
+use gantry_registry::{Hosts, HostsOptions, Pushed, Resolver, TlsFiles};
 
 fn resolver(tls: TlsFiles) -> Resolver {
     Resolver::default().with_hosts(Hosts::new(HostsOptions {
@@ -74,6 +75,36 @@ async fn client_certificates_are_shown() {
     }
     let err = ask(&resolver(TlsFiles { ca, ..TlsFiles::default() }), &server.authority).await;
     assert!(!err.is_not_found(), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_spoken_where_the_server_can() {
+    let files = Certificates::make();
+    let server = TlsRegistry::start(&files, false);
+    let tls = TlsFiles { ca: vec![files.path("ca.crt")], ..TlsFiles::default() };
+    let resolver = resolver(tls);
+    let reference = Reference::parse(&format!("{}/a/b:c", server.authority)).unwrap();
+    let repository = resolver.repository(&reference).await.unwrap();
+    // Up in several chunks, and down again while others are under way on the same connection.
+    let bytes: Vec<u8> = (0..20_u32 << 20).map(|i| (i / 7) as u8).collect();
+    let size = i64::try_from(bytes.len()).unwrap();
+    let blob = Descriptor::new(media_types::OCI_LAYER, Digest::of(&bytes), size);
+    let source = Arc::new(bytes::Bytes::from(bytes));
+    let pushed = repository.push_blob(&blob, source.clone(), &[], &|_| ()).await.unwrap();
+    assert_eq!(pushed, Pushed::Uploaded);
+    let fetch = || async {
+        let mut stream = repository.fetch(&blob, 0).await.unwrap();
+        let mut digester = Digester::new(Algorithm::Sha256);
+        while let Some(chunk) = stream.next().await.unwrap() {
+            digester.update(&chunk);
+        }
+        assert_eq!(digester.finish(), blob.digest);
+    };
+    tokio::join!(fetch(), fetch(), fetch());
+    let log = server.log();
+    let requests: Vec<&str> = log.lines().filter(|l| l.contains("/v2/a/b/blobs/")).collect();
+    assert!(requests.len() > 4, "{log}");
+    assert!(requests.iter().all(|l| l.contains("HTTP/2.0")), "{log}");
 }
 
 /// An authority, and certificates of a server and a client signed by it.
@@ -159,7 +190,7 @@ impl Certificates {
 struct TlsRegistry {
     child: Child,
     authority: String,
-    _store: tempfile::TempDir,
+    store: tempfile::TempDir,
 }
 
 impl TlsRegistry {
@@ -181,13 +212,18 @@ impl TlsRegistry {
         );
         let config_path = store.path().join("config.yml");
         std::fs::write(&config_path, config).unwrap();
-        let child = spawn(&config_path);
+        let child = spawn(&config_path, &store.path().join("log"));
         let deadline = Instant::now() + Duration::from_secs(15);
         while TcpStream::connect(&authority).is_err() {
             assert!(Instant::now() < deadline, "docker-registry did not start");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { child, authority, _store: store }
+        Self { child, authority, store }
+    }
+
+    /// Its log of requests.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.store.path().join("log")).unwrap()
     }
 }
 
@@ -198,11 +234,11 @@ impl Drop for TlsRegistry {
     }
 }
 
-fn spawn(config: &Path) -> Child {
+fn spawn(config: &Path, log: &Path) -> Child {
     Command::new("docker-registry")
         .arg("serve")
         .arg(config)
-        .stdout(Stdio::null())
+        .stdout(std::fs::File::create(log).unwrap())
         .stderr(Stdio::null())
         .spawn()
         .expect("docker-registry is needed for TLS tests")

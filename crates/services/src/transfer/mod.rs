@@ -15,7 +15,8 @@ use gantry_api::containerd::services::transfer::v1::transfer_server;
 use gantry_core::Context;
 use gantry_errdefs::{Error, Result as Outcome};
 use gantry_images::{
-    ExportOptions, ProgressSink, PullOptions, PushOptions, StoreOptions, Transfer, progress_channel,
+    CopyOptions, ExportOptions, ProgressSink, PullOptions, PushOptions, StoreOptions, Transfer,
+    progress_channel,
 };
 use prost_types::Any;
 use tonic::{Request, Response, Status};
@@ -67,6 +68,32 @@ impl TransferService {
                 let from = self.streams.take(&ctx.namespace, &from)?;
                 let to = self.streams.take(&ctx.namespace, &to)?;
                 pipes::echo(from, to).await
+            }
+            (Place::Registry(from), Place::Registry(to)) => {
+                let base = self.transfer.resolver();
+                let from_resolver = from.resolver(base, &self.streams, ctx)?;
+                let to_resolver = to.resolver(base, &self.streams, ctx)?;
+                let (from, to) = (from.reference, to.reference);
+                let copy = CopyOptions { from, from_resolver, to, to_resolver, progress };
+                self.transfer.copy(copy).await.map(drop)
+            }
+            (Place::LayerIn { stream, media_type }, Place::Snapshot(to)) => {
+                let stream = self.streams.take(&ctx.namespace, &stream)?;
+                let transfer = &self.transfer;
+                pipes::read(stream, |layer| {
+                    transfer.unpack_stream(ctx, layer, &media_type, &to, &progress)
+                })
+                .await
+                .map(drop)
+            }
+            (Place::Snapshot(from), Place::LayerOut { stream, media_type }) => {
+                let stream = self.streams.take(&ctx.namespace, &stream)?;
+                let transfer = &self.transfer;
+                pipes::write(stream, |layer| {
+                    transfer.diff_stream(ctx, &from, &media_type, layer, &progress)
+                })
+                .await
+                .map(drop)
             }
             (from, to) => {
                 Err(Error::unimplemented(format!("transfer from {} to {}", from.name(), to.name())))

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use gantry_api::Payload as _;
 use gantry_api::containerd::types::transfer as wire;
+use gantry_api::gantry::types::transfer::v1 as own;
 use gantry_core::Context;
 use gantry_core::platforms::{self, Matcher};
 use gantry_core::reference::Reference;
 use gantry_errdefs::{Error, Result};
-use gantry_images::{ExportOptions, ImageReference, StoreOptions, UnpackTarget};
+use gantry_images::{ExportOptions, ImageReference, LayerSnapshot, StoreOptions, UnpackTarget};
 use gantry_registry::{Hosts, HostsOptions, Resolver};
 use prost_types::Any;
 
@@ -38,6 +39,22 @@ pub(super) enum Place {
         /// What the archive holds.
         options: ExportOptions,
     },
+    /// A layer that the client sends.
+    LayerIn {
+        /// Name of the stream.
+        stream: String,
+        /// Its media type; empty for any.
+        media_type: String,
+    },
+    /// A layer that the client receives.
+    LayerOut {
+        /// Name of the stream.
+        stream: String,
+        /// The media type wanted; empty for OCI with gzip.
+        media_type: String,
+    },
+    /// A snapshot.
+    Snapshot(LayerSnapshot),
 }
 
 /// An image on a registry.
@@ -76,8 +93,18 @@ impl Place {
                 platforms,
                 skip_docker_manifest: export.skip_compatibility_manifest,
                 skip_non_distributable: export.skip_non_distributable,
+                ..ExportOptions::default()
             };
             return Ok(Self::Export { stream: export.stream, options });
+        }
+        if let Some(wire::ReadStream { stream, media_type }) = any.unpack()? {
+            return Ok(Self::LayerIn { stream, media_type });
+        }
+        if let Some(wire::WriteStream { stream, media_type }) = any.unpack()? {
+            return Ok(Self::LayerOut { stream, media_type });
+        }
+        if let Some(snapshot) = any.unpack::<own::Snapshot>()? {
+            return layer_snapshot(snapshot).map(Self::Snapshot);
         }
         // Clients know this one as Unknown.
         Err(Error::unknown(format!("transfer: unknown type {:?}", any.type_url)))
@@ -90,8 +117,24 @@ impl Place {
             Self::Store(_) => "ImageStore",
             Self::Import { .. } => "ImageImportStream",
             Self::Export { .. } => "ImageExportStream",
+            Self::LayerIn { .. } => "ReadStream",
+            Self::LayerOut { .. } => "WriteStream",
+            Self::Snapshot(_) => "Snapshot",
         }
     }
+}
+
+fn layer_snapshot(snapshot: own::Snapshot) -> Result<LayerSnapshot> {
+    let filled = |text: String| Some(text).filter(|t| !t.is_empty());
+    let diff_id = filled(snapshot.diff_id).map(|d| d.parse()).transpose()?;
+    Ok(LayerSnapshot {
+        snapshotter: filled(snapshot.snapshotter).unwrap_or_else(|| SNAPSHOTTER_DEFAULT.to_owned()),
+        key: snapshot.key,
+        parent: filled(snapshot.parent),
+        labels: convert::labels(snapshot.labels),
+        diff_id,
+        source_date_epoch: snapshot.source_date_epoch,
+    })
 }
 
 fn store_options(store: wire::ImageStore) -> StoreOptions {
@@ -136,6 +179,7 @@ impl Registry {
         let mut resolver = base.clone();
         if !how.host_dir.is_empty() || !how.headers.is_empty() || !how.default_scheme.is_empty() {
             let mut options = HostsOptions {
+                config_dirs: base.hosts().config_dirs().to_vec(),
                 plain_http: match how.default_scheme.as_str() {
                     "http" => Some(true),
                     "https" => Some(false),

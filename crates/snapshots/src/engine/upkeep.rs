@@ -21,19 +21,16 @@ impl<L: Layout> Upkeep for Engine<L> {
         let mut layers = Vec::new();
         self.0.records.walk(&mut |snapshot| {
             if snapshot.info.kind == Kind::Committed {
-                layers.push(Layer {
-                    name: snapshot.info.name,
-                    parent: snapshot.info.parent,
-                    committed: snapshot.info.created,
-                    origin: snapshot.origin,
-                    depth: snapshot.parents.len(),
-                    damaged: self.0.damaged.any_of(&[snapshot.id]),
-                });
+                layers.push(self.as_layer(snapshot));
             }
             Ok(())
         })?;
         layers.sort_by(|a, b| (a.depth, &a.name).cmp(&(b.depth, &b.name)));
         Ok(layers)
+    }
+
+    async fn layer(&self, name: &str) -> Result<Layer> {
+        Ok(self.as_layer(self.committed(name)?))
     }
 
     async fn verify(&self, name: &str) -> Result<Verdict> {
@@ -170,6 +167,17 @@ impl<L: Layout> Upkeep for Engine<L> {
 const REMOVED: u64 = 0;
 
 impl<L: Layout> Engine<L> {
+    fn as_layer(&self, snapshot: Snapshot) -> Layer {
+        Layer {
+            damaged: self.0.damaged.any_of(&[snapshot.id]),
+            name: snapshot.info.name,
+            parent: snapshot.info.parent,
+            committed: snapshot.info.created,
+            origin: snapshot.origin,
+            depth: snapshot.parents.len(),
+        }
+    }
+
     fn committed(&self, name: &str) -> Result<Snapshot> {
         let snapshot = self.0.records.get(name)?;
         if snapshot.info.kind != Kind::Committed {

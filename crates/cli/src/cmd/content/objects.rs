@@ -129,7 +129,7 @@ impl BlobSource for Stored {
 
 async fn open(registry: &RegistryFlags, reference: &str) -> Result<Repository> {
     let reference = Reference::parse(reference)?;
-    registry.options()?.resolver().repository(&reference).await
+    registry.options(&reference.to_string())?.resolver().repository(&reference).await
 }
 
 /// The descriptor of a blob, from the image that the repository's reference names: only what

@@ -1,6 +1,8 @@
 //! `images`.
 
 mod check;
+mod convert;
+mod explain;
 mod inspect;
 mod list;
 mod mount;
@@ -14,7 +16,9 @@ use gantry_client::{Client, ImageRecord};
 use gantry_core::Platform;
 use gantry_errdefs::Result;
 
-use crate::cmd::transfer::{ExportFlags, ImportFlags, PullFlags, PushFlags, parse_platform};
+use crate::cmd::transfer::{
+    CopyFlags, ExportFlags, ImportFlags, PullFlags, PushFlags, parse_platform,
+};
 use crate::labels;
 use crate::output::{self, Cell, Table};
 use crate::rootfs;
@@ -33,6 +37,12 @@ pub(crate) enum Command {
         /// Filters
         filters: Vec<String>,
     },
+    /// Change media types, compression or platforms of an image
+    Convert(convert::Flags),
+    /// Copy an image from registry to registry, past the daemon's store
+    Copy(Box<CopyFlags>),
+    /// Show how a pull would go: hosts, credentials, answers
+    Explain(explain::Flags),
     /// Write images to an archive
     Export(ExportFlags),
     /// Read images from an archive
@@ -126,6 +136,9 @@ impl Command {
             Self::Check { quiet, snapshotter, filters } => {
                 check::run(session, quiet, &snapshotter.name, &filters).await?;
             }
+            Self::Convert(flags) => flags.execute(session).await?,
+            Self::Copy(flags) => return flags.execute(session).await,
+            Self::Explain(flags) => flags.execute(session).await?,
             Self::Export(flags) => return flags.execute(session).await,
             Self::Import(flags) => return flags.execute(session).await,
             Self::List { quiet, filters } => list::run(session, quiet, &filters).await?,
