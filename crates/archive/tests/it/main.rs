@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-mod acls;
 mod breakouts;
 mod damage;
 mod gnu;
