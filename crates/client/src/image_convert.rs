@@ -15,11 +15,11 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::checkpoint_image::gc_labels;
 use crate::client::Client;
 use crate::content::{Content, WriterOptions};
 use crate::image::Image;
 use crate::images::ImageRecord;
+use crate::local::gc_labels;
 
 /// Layers that are written anew at the same time: each keeps a core busy.
 const LAYERS_AT_ONCE: usize = 2;

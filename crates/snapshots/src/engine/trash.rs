@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_still_written_to_goes_in_the_end() {
         let temp = tempfile::tempdir().unwrap();
-        let trash = Arc::new(Trash::new(temp.path()));
+        let trash = Arc::new(Trash::new(temp.path(), tree::remove));
         let dir = temp.path().join("1");
         fs::create_dir_all(dir.join("full")).unwrap();
         // Like a layer that is being unpacked by somebody who has lost it.
