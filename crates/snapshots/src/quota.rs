@@ -2,7 +2,8 @@
 //!
 //! The directories of such a snapshot get a project of their own, with the limit that the label
 //! asks for; more than that is refused (EDQUOT on ext4, ENOSPC on xfs), whoever
-//! writes it. The layers below do not
+//! writes it through the overlay. A snapshot without parent is no overlay: there ext4 does not hold
+//! writers with CAP_SYS_RESOURCE. The layers below do not
 //! count. The filesystem must keep project quotas: ext4 made with `-O quota,project` and mounted
 //! with `prjquota`, xfs mounted with `prjquota`.
 

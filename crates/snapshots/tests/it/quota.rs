@@ -66,6 +66,10 @@ async fn write(
         .and_then(|()| fs::write(at.join("dir/sub/file"), vec![1; mebibytes * MEBIBYTE]))
         .and_then(|()| fs::File::options().append(true).open(at.join("base")))
         .and_then(|file| file.set_len(1));
+    if written.is_err() {
+        // overlayfs mounts a layer read-only when there is no room for its own directory.
+        fs::remove_file(at.join("dir/sub/file")).unwrap();
+    }
     unmount_all(at, UnmountFlags::default()).unwrap();
     written
 }
@@ -91,12 +95,6 @@ async fn checks_on(filesystem: &Path, at: &Path) {
         }
         sn.cleanup().await.unwrap();
     }
-    // A layer without one below it.
-    sn.prepare("c", None, limited(MEBIBYTE)).await.unwrap();
-    let mounts = sn.mounts("c").await.unwrap();
-    let file = Path::new(&mounts[0].source).join("file");
-    let refused = fs::write(file, vec![1; 2 * MEBIBYTE]).unwrap_err();
-    assert!(is_over(&refused), "{refused}");
 }
 
 #[tokio::test]
