@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use gantry_core::{Context, Labels, timestamp};
 use gantry_errdefs::Result;
-use gantry_metadata::{Db, LABEL_EXPIRE};
+use gantry_metadata::{Db, LABEL_EXPIRE, Leases};
 
 /// When a lease of ours ends that was not deleted, because the daemon died: long enough for a
 /// restarted pull to find its partial downloads.
@@ -28,9 +28,12 @@ pub(crate) async fn ensure(db: &Db, ctx: &Context) -> Result<(Context, OwnLease)
     }
     let until = SystemTime::now() + LEASE_LIFETIME;
     let labels = Labels::from([(LABEL_EXPIRE.to_owned(), timestamp::format(until))]);
-    let lease = db.leases().create(ctx, "", labels).await?;
-    own.id = Some(lease.id.clone());
-    Ok((ctx.clone().with_lease(lease.id), own))
+    let id = Leases::invent_id();
+    // Known before it is made: a caller that goes away meanwhile leaves one that is made all the
+    // same, and the deletion by the guard comes after that.
+    own.id = Some(id.clone());
+    db.leases().create(ctx, &id, labels).await?;
+    Ok((ctx.clone().with_lease(id), own))
 }
 
 impl OwnLease {
@@ -62,7 +65,10 @@ impl Drop for OwnLease {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (db, ctx) = (self.db.clone(), self.ctx.clone());
         runtime.spawn(async move {
-            if let Err(error) = db.leases().delete(&ctx, &id, false).await {
+            let deleted = db.leases().delete(&ctx, &id, false).await;
+            if let Err(error) = deleted
+                && !error.is_not_found()
+            {
                 tracing::warn!(lease = id, %error, "lease of an ended transfer not deleted");
             }
         });

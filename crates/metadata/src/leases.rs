@@ -31,7 +31,7 @@ impl Leases {
     /// InvalidArgument for a bad label; AlreadyExists.
     pub async fn create(&self, ctx: &Context, id: &str, labels: Labels) -> Result<Lease> {
         labels::validate_all(&labels)?;
-        let id = if id.is_empty() { invent_id() } else { id.to_owned() };
+        let id = if id.is_empty() { Self::invent_id() } else { id.to_owned() };
         let ctx = ctx.clone();
         self.db
             .write(move |tx| {
@@ -47,6 +47,20 @@ impl Leases {
                 Ok(record.into_lease(id))
             })
             .await
+    }
+
+    /// A name for a lease that no other has. Who has to know the name before the lease is made,
+    /// to delete it whatever becomes of the making, gives it to [`Self::create`].
+    pub fn invent_id() -> String {
+        const URL_SAFE: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const RANDOM_LEN: usize = 4;
+        let nanos = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let random: String =
+            repeat_with(|| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())]))
+                .take(RANDOM_LEN)
+                .collect();
+        format!("{nanos}-{random}")
     }
 
     /// Checks that the lease of `ctx` is there, if it has one.
@@ -179,14 +193,4 @@ fn validate(resource: &Resource) -> Result<()> {
         ["snapshots", ..] => Err(bad("type must be snapshots/<snapshotter>")),
         _ => Err(Error::unimplemented(format!("lease resource type {:?}", resource.kind))),
     }
-}
-
-fn invent_id() -> String {
-    const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const RANDOM_LEN: usize = 4;
-    let nanos = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-    let random: String = repeat_with(|| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())]))
-        .take(RANDOM_LEN)
-        .collect();
-    format!("{nanos}-{random}")
 }

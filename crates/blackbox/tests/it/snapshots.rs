@@ -53,7 +53,9 @@ fn prepared_changed_committed(rig: &mut Rig) {
     assert!(Command::new("sh").args(["-ec", &command]).status().unwrap().success());
     assert_eq!(fs::read_to_string(target.join("added")).unwrap(), "added\n");
     assert!(Command::new("umount").arg(&target).status().unwrap().success());
-    rig.client.ok(["snapshots", "rm", "look"]);
+    // Nothing holds a view that `ctr` makes: it may have been collected.
+    let removed = rig.client.run(["snapshots", "rm", "look"]);
+    assert!(removed.code == 0 || removed.stderr.contains("not found"), "{removed:?}");
     rig.client.ok(["snapshots", "rm", "done"]);
 }
 

@@ -102,7 +102,7 @@ impl Schema1 {
         for key in OF_THE_LAYER {
             config.remove(key);
         }
-        let is_missing = |key| !config.get(key).is_some_and(|v| v.as_str() != Some(""));
+        let is_missing = |key| config.get(key).is_none_or(|v| v.as_str() == Some(""));
         let (no_os, no_architecture) = (is_missing("os"), is_missing("architecture"));
         if no_os {
             config.insert("os".to_owned(), json!("linux"));

@@ -212,19 +212,20 @@ async fn abort(db: &Db, ctx: &Context, reference: &str) -> Result<()> {
         open.mark_aborted();
         db.shared.ingests.close(ctx, reference, open);
     }
-    let mut backend_refs: Vec<String> = open.map(|o| o.backend_ref.clone()).into_iter().collect();
-    if let Some(record) = record {
-        backend_refs.push(record.backend_ref);
-        let (ctx, reference) = (ctx.clone(), reference.to_owned());
-        db.write(move |tx| {
-            if let Some(record) = read_ingest(tx.txn, &ctx, &reference)? {
-                remove_ingest(tx, &ctx.namespace, &reference, &record);
-                tx.lease_drop(&ctx, "ingests", &reference);
-            }
-            Ok(())
-        })
-        .await?;
-    }
+    let opened = open.map(|o| o.backend_ref.clone());
+    let recorded = record.map(|r| r.backend_ref);
+    let backend_refs: Vec<String> = opened.into_iter().chain(recorded).collect();
+    // Whether or not a record was seen above: a writer that is being let go writes one, before this
+    // or, as it is marked by now, not at all.
+    let (ctx, reference) = (ctx.clone(), reference.to_owned());
+    db.write(move |tx| {
+        if let Some(record) = read_ingest(tx.txn, &ctx, &reference)? {
+            remove_ingest(tx, &ctx.namespace, &reference, &record);
+            tx.lease_drop(&ctx, "ingests", &reference);
+        }
+        Ok(())
+    })
+    .await?;
     for backend_ref in backend_refs {
         match db.shared.content.abort(&backend_ref).await {
             Err(err) if !err.is_not_found() => return Err(err),

@@ -10,6 +10,7 @@ use gantry_store::{KvRead, relaxed};
 use super::{Snapshots, inflight_name, inherited, kind, kind_number, missing, renamed};
 use crate::db::{check_lease, detached, now};
 use crate::event::Event;
+use crate::gc::remove_backend_snapshots;
 use crate::inflight::Guard;
 use crate::records::{SnapshotRecord, nanos};
 
@@ -196,7 +197,7 @@ impl Snapshots {
         ctx: Context,
         name: String,
         key: String,
-        options: CommitOptions,
+        mut options: CommitOptions,
     ) -> Result<()> {
         if name == key {
             self.read(&self.db.view()?, &ctx, &key)?;
@@ -219,16 +220,34 @@ impl Snapshots {
         drop(view);
         let _parent_used = self.enter(parent.as_deref()).await;
         let _key_used = self.enter(Some(&record.backend_key)).await;
-        let (backend_name, _used) = self.backend_name(&ctx, &name).await?;
+        let (backend_name, used) = self.backend_name(&ctx, &name).await?;
         let noted = self.applied(&record.backend_key).await;
         let backend_options = CommitOptions {
             labels: inherited(&options.labels),
             parent,
-            origin: options.origin.or(noted),
+            origin: options.origin.take().or(noted),
         };
         relaxed(self.backend.commit(&backend_name, &record.backend_key, backend_options))
             .await
             .map_err(|err| renamed(err, &key, &record))?;
+        let recorded = self.record_commit(ctx, name, key, backend_name.clone(), options).await;
+        if recorded.is_err() {
+            // The lease ended meanwhile, or the collector has taken the active one.
+            drop(used);
+            remove_backend_snapshots(&self.db, &self.name, vec![backend_name]).await;
+        }
+        recorded
+    }
+
+    /// Records a commit that the backend has done.
+    async fn record_commit(
+        &self,
+        ctx: Context,
+        name: String,
+        key: String,
+        backend_name: String,
+        options: CommitOptions,
+    ) -> Result<()> {
         let (this, lease_kind) = (self.clone(), self.lease_kind());
         self.db
             .write(move |tx| {

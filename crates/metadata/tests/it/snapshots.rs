@@ -1,6 +1,6 @@
 //! Snapshots.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use gantry_core::Labels;
@@ -158,8 +158,9 @@ async fn commits_to_each_others_names_end() {
     fails(ba, Class::AlreadyExists);
 }
 
-/// A remote snapshotter: has the layers of target references that end in `-remote` at hand.
-struct Remote(Arc<dyn Snapshotter>);
+/// A remote snapshotter: has the layers of target references that end in `-remote` at hand. While
+/// it commits, the lease `l` ends in the database it was told of.
+struct Remote(Arc<dyn Snapshotter>, OnceLock<Db>);
 
 #[async_trait]
 impl Snapshotter for Remote {
@@ -195,7 +196,11 @@ impl Snapshotter for Remote {
     }
 
     async fn commit(&self, name: &str, key: &str, options: CommitOptions) -> Result<()> {
-        self.0.commit(name, key, options).await
+        self.0.commit(name, key, options).await?;
+        match self.1.get() {
+            Some(db) => db.leases().delete(&ctx("default"), "l", false).await,
+            None => Ok(()),
+        }
     }
 
     async fn remove(&self, key: &str) -> Result<()> {
@@ -219,7 +224,7 @@ impl Snapshotter for Remote {
 async fn a_remote_snapshot_is_recorded_under_its_target() {
     let w = World::new();
     let mut options = Options::new(Arc::clone(&w.store), Arc::clone(&w.content));
-    let remote: Arc<dyn Snapshotter> = Arc::new(Remote(Arc::clone(&w.native)));
+    let remote: Arc<dyn Snapshotter> = Arc::new(Remote(Arc::clone(&w.native), OnceLock::new()));
     options.snapshotters.insert("remote".into(), remote);
     let db = Db::open(options).unwrap();
     let (plain, sn) = (ctx("default"), db.snapshotter("remote").unwrap());
@@ -237,4 +242,30 @@ async fn a_remote_snapshot_is_recorded_under_its_target() {
     sn.prepare(&ctx, "k4", Some("b-remote"), target("local")).await.unwrap();
     db.gc().run().await.unwrap();
     assert_eq!(sn.list(&ctx, &[]).await.unwrap().len(), 3);
+}
+
+/// A client that goes away takes its lease along, while a commit of its is done to its end.
+#[tokio::test]
+async fn a_commit_whose_lease_ends_leaves_nothing() {
+    let w = World::new();
+    let mut options = Options::new(Arc::clone(&w.store), Arc::clone(&w.content));
+    let backend = Arc::new(Remote(Arc::clone(&w.native), OnceLock::new()));
+    options.snapshotters.insert("remote".into(), Arc::clone(&backend) as Arc<dyn Snapshotter>);
+    let db = Db::open(options).unwrap();
+    let (plain, sn) = (ctx("default"), db.snapshotter("remote").unwrap());
+    db.leases().create(&plain, "l", map(&[])).await.unwrap();
+    let leased = plain.clone().with_lease("l");
+    sn.prepare(&leased, "k", None, map(&[])).await.unwrap();
+    backend.1.set(db.clone()).unwrap();
+    let ended = sn.commit(&leased, "c", "k", CommitOptions::default()).await;
+    fails(ended, Class::NotFound);
+    db.gc().run().await.unwrap();
+    assert!(sn.list(&plain, &[]).await.unwrap().is_empty());
+    let mut left = Vec::new();
+    let mut visit = |info: Info| {
+        left.push(info.name);
+        Ok(())
+    };
+    backend.walk(&mut visit).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
