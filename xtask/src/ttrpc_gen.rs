@@ -1,7 +1,7 @@
 //! Clients and servers of ttrpc services, as text.
 //!
 //! For a service `Task` this writes a module `task_ttrpc` with the service's name (`SERVICE`), a
-//! `TaskClient` over [`gantry_ttrpc::Client`], a trait `Task` whose methods answer Unimplemented
+//! `TaskClient` over `gantry_ttrpc::Client`, a trait `Task` whose methods answer Unimplemented
 //! until they are written, and `TaskServer`, which makes a `gantry_ttrpc::Service` of it.
 
 use std::fmt::Write as _;

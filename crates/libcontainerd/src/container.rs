@@ -99,7 +99,7 @@ impl Container {
 
     /// What an engine does with each container after its own restart: takes the streams up again
     /// and learns whether the process lives. The exit of one that does not is no event any more;
-    /// [`Task::delete`] has it.
+    /// `Task::delete` has it.
     ///
     /// # Errors
     /// Those of the daemon; a container without a task is none.

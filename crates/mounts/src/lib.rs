@@ -7,7 +7,7 @@
 //! until it is deactivated, or until the lease or the container it is bound to goes.
 //!
 //! What a mount needs is in its kind: `format/overlay`, `mkdir/bind`, `mkfs/loop`, `erofs` (see
-//! [`plan`]).
+//! `plan.rs`).
 //!
 //! # On disk
 //! ```text

@@ -19,7 +19,7 @@ use crate::{Exit, Manager, convert};
 /// of tasks.
 ///
 /// Events go to the exchange as they are, but facts (exits, kills for memory, deletions) only once:
-/// see [`crate::journal`].
+/// see `journal.rs`.
 #[derive(Clone, Debug)]
 pub struct EventService {
     manager: Manager,

@@ -1,8 +1,8 @@
 //! Snapshots: layered filesystem trees that containers and image layers are made of.
 //!
 //! [`Snapshotter`] is the interface and its documentation the specification; [`Overlayfs`],
-//! [`Native`], [`Btrfs`], [`Erofs`] and [`Blockfile`] implement it over one record keeper. [`testsuite`] (feature `testsuite`) checks any
-//! implementation, wrappers and remote ones included.
+//! [`Native`], [`Btrfs`], [`Erofs`] and [`Blockfile`] implement it over one record keeper.
+//! `testsuite` (a feature) checks any implementation, wrappers and remote ones included.
 //!
 //! Names are opaque here: the metadata layer maps `(namespace, key)` to them.
 #![forbid(unsafe_code)]
