@@ -56,6 +56,28 @@ impl Compression {
         }
     }
 
+    /// The media type of a layer in this compression that in another has the type `old`; that of
+    /// OCI with `oci`, else of the same family.
+    pub fn layer_type_like(self, old: &str, oci: bool) -> String {
+        let foreign = old.contains(".foreign.") || old.contains(".nondistributable.");
+        if old.starts_with("application/vnd.docker.") && !oci {
+            let foreign = if foreign { "foreign." } else { "" };
+            let end = match self {
+                Self::None => "",
+                Self::Gzip => ".gzip",
+                Self::Zstd => ".zstd",
+            };
+            return format!("application/vnd.docker.image.rootfs.{foreign}diff.tar{end}");
+        }
+        let foreign = if foreign { "nondistributable." } else { "" };
+        let end = match self {
+            Self::None => "",
+            Self::Gzip => "+gzip",
+            Self::Zstd => "+zstd",
+        };
+        format!("application/vnd.oci.image.layer.{foreign}v1.tar{end}")
+    }
+
     /// The compression a layer's media type promises, OCI or Docker; `None` when the type is not
     /// a layer's (or is one we cannot read, such as an encrypted one).
     pub fn of_media_type(media_type: &str) -> Option<Self> {

@@ -1,5 +1,7 @@
 //! Plain tar streams whose files are not unpacked: image archives.
 
+mod walk;
+
 use std::io::Read;
 
 use gantry_errdefs::Result;
@@ -8,6 +10,8 @@ use tar_core::builder::EntryBuilder;
 
 use crate::Limits;
 use crate::entry::{Archive, Kind};
+
+pub use walk::{Found, Links, walk};
 
 /// Bytes of one tar block.
 const BLOCK_BYTES: u64 = 512;

@@ -174,7 +174,7 @@ impl Conversion<'_> {
             return Ok(layer);
         };
         let wanted = self.options.compression.unwrap_or(is);
-        let media_type = layer_type(&layer.media_type, wanted, self.options.oci);
+        let media_type = wanted.layer_type_like(&layer.media_type, self.options.oci);
         if wanted == is {
             return Ok(Descriptor { media_type, ..layer });
         }
@@ -282,27 +282,6 @@ fn point_at(value: &mut Value, at: &Descriptor) {
     }
 }
 
-/// The media type of a layer in another compression.
-fn layer_type(old: &str, compression: Compression, oci: bool) -> String {
-    let foreign = old.contains(".foreign.") || old.contains(".nondistributable.");
-    if old.starts_with("application/vnd.docker.") && !oci {
-        let foreign = if foreign { "foreign." } else { "" };
-        let end = match compression {
-            Compression::None => "",
-            Compression::Gzip => ".gzip",
-            Compression::Zstd => ".zstd",
-        };
-        return format!("application/vnd.docker.image.rootfs.{foreign}diff.tar{end}");
-    }
-    let foreign = if foreign { "nondistributable." } else { "" };
-    let end = match compression {
-        Compression::None => "",
-        Compression::Gzip => "+gzip",
-        Compression::Zstd => "+zstd",
-    };
-    format!("application/vnd.oci.image.layer.{foreign}v1.tar{end}")
-}
-
 /// A layer that was written.
 struct Made {
     digest: Digest,
@@ -383,33 +362,5 @@ impl Write for Leaving {
         let piece = std::mem::replace(&mut self.buf, Vec::with_capacity(PIECE_BYTES));
         let sent = self.pieces.blocking_send(piece.into());
         sent.map_err(|_| std::io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_keep_their_kind() {
-        for (old, compression, oci, new) in [
-            (media_types::DOCKER_LAYER_GZIP, Compression::None, false, media_types::DOCKER_LAYER),
-            (
-                media_types::DOCKER_LAYER_GZIP,
-                Compression::Zstd,
-                false,
-                media_types::DOCKER_LAYER_ZSTD,
-            ),
-            (media_types::DOCKER_LAYER_GZIP, Compression::Gzip, true, media_types::OCI_LAYER_GZIP),
-            (media_types::OCI_LAYER_GZIP, Compression::None, false, media_types::OCI_LAYER),
-            (
-                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-                Compression::Gzip,
-                true,
-                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-            ),
-        ] {
-            assert_eq!(layer_type(old, compression, oci), new, "{old}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! these types are for reading, and nothing read is ever written back from them.
 
 mod docker;
+mod layout;
 mod schema1;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use docker::ArchivedImage;
+pub use layout::{blob_digest, blob_path};
 pub use schema1::Schema1;
 
 use crate::platforms::Matcher;

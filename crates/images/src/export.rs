@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_archive::tar;
-use gantry_core::image::{Document, Index, Manifest};
+use gantry_core::image::{Document, Index, Manifest, blob_path};
 use gantry_core::platforms::{self, Matcher};
 use gantry_core::{Context, Descriptor, Digest, Reference, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
@@ -334,10 +334,6 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
     async fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).await.context(|| "write the archive")
     }
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// The name as docker shows it; `None` for one without a tag.

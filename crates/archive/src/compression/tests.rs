@@ -72,3 +72,22 @@ fn media_types_promise_a_compression() {
     }
     assert!("lz4".parse::<Compression>().unwrap_err().is_invalid_argument());
 }
+
+#[test]
+fn layers_keep_their_kind() {
+    use gantry_core::media_types as m;
+    for (old, compression, oci, new) in [
+        (m::DOCKER_LAYER_GZIP, Compression::None, false, m::DOCKER_LAYER),
+        (m::DOCKER_LAYER_GZIP, Compression::Zstd, false, m::DOCKER_LAYER_ZSTD),
+        (m::DOCKER_LAYER_GZIP, Compression::Gzip, true, m::OCI_LAYER_GZIP),
+        (m::OCI_LAYER_GZIP, Compression::None, false, m::OCI_LAYER),
+        (
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            Compression::Gzip,
+            true,
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        ),
+    ] {
+        assert_eq!(compression.layer_type_like(old, oci), new, "{old}");
+    }
+}

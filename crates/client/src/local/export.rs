@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gantry_archive::tar;
-use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION};
+use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION, blob_path};
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Digest, media_types};
@@ -98,7 +98,7 @@ struct Archive<'a, W> {
 impl<W: AsyncWrite + Unpin + Send> Archive<'_, W> {
     async fn blob(&mut self, content: &Content, digest: &Digest) -> Result<()> {
         let size = content.info(digest).await?.size.unsigned_abs();
-        let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
+        let name = blob_path(digest);
         self.put(&tar::file_header(&name, size)).await?;
         let mut reader = content.reader(digest, 0).await?;
         while let Some(piece) = reader.next().await? {

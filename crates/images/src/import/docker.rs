@@ -54,20 +54,16 @@ async fn entries(
     let mut layers = Vec::new();
     for name in &image.layers {
         let stored = find("layer", name)?;
-        layers.push(described(stored, layer_type(Compression::of_magic(&stored.head))));
+        let compression = Compression::of_magic(&stored.head);
+        layers.push(described(
+            stored,
+            &compression.layer_type_like(media_types::DOCKER_LAYER, false),
+        ));
     }
     let manifest = image.manifest(config, &parsed, layers)?;
     let bytes = encode(&manifest)?;
     let target = store_document(db, ctx, media_types::DOCKER_MANIFEST, &bytes).await?;
     image.entries(target, &parsed)
-}
-
-fn layer_type(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => media_types::DOCKER_LAYER,
-        Compression::Gzip => media_types::DOCKER_LAYER_GZIP,
-        Compression::Zstd => media_types::DOCKER_LAYER_ZSTD,
-    }
 }
 
 fn described(stored: &Stored, media_type: &str) -> Descriptor {

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use gantry_archive::tar::{Member, MemberKind, Members};
-use gantry_archive::{Decompressor, Limits};
+use gantry_archive::Decompressor;
+use gantry_archive::tar::{self, Found, Links};
 use gantry_content::WriterOptions;
-use gantry_core::image::MANIFEST_SIZE_MAX;
+use gantry_core::image::{MANIFEST_SIZE_MAX, blob_digest};
 use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Content, ContentWriter, Db};
@@ -22,12 +22,6 @@ use crate::unpack::unique;
 
 /// Pieces between the thread that reads and the task that writes.
 const PIECE_COUNT_MAX: usize = 16;
-
-/// Members of an archive that are kept track of; an image has a few for each layer.
-const MEMBER_COUNT_MAX: usize = 100_000;
-
-/// Times a link between members is followed.
-const LINK_COUNT_MAX: usize = 16;
 
 /// A blob of the archive in the content store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,20 +44,13 @@ pub(super) struct Archived {
     /// docker's `manifest.json`.
     pub(super) manifest: Option<Vec<u8>>,
     blobs: BTreeMap<String, Stored>,
-    links: BTreeMap<String, String>,
+    links: Links,
 }
 
 impl Archived {
     /// The blob a member name stands for, links followed.
     pub(super) fn blob(&self, name: &str) -> Option<&Stored> {
-        let mut name = clean(name);
-        for _ in 0..LINK_COUNT_MAX {
-            match self.links.get(&name) {
-                Some(to) => name.clone_from(to),
-                None => return self.blobs.get(&name),
-            }
-        }
-        None
+        self.blobs.get(&self.links.follow(name)?)
     }
 }
 
@@ -89,49 +76,22 @@ pub(super) async fn read(
     let (events, mut arriving) = mpsc::channel(PIECE_COUNT_MAX);
     let bridge = SyncIoBridge::new(reader);
     let work = tokio::task::spawn_blocking(move || parse(bridge, &events));
-    let stored = store(db, ctx, &mut arriving).await;
-    drop(arriving);
-    // An error of the reading side is why the channel ended early; it says more.
-    let stored = match stored {
-        Ok(stored) => stored,
-        Err(err) => return Err(err),
-    };
+    let stored = store(db, ctx, &mut arriving).await?;
+    // Why the channel ended, if not at the archive's end.
     crate::differ::joined(work.await)?;
     Ok(stored)
 }
 
 fn parse(reader: impl Read, events: &mpsc::Sender<Event>) -> Result<()> {
-    let send =
-        |event| events.blocking_send(event).map_err(|_| Error::canceled("the import ended early"));
     let plain = Decompressor::detect(reader).context(|| "read the archive")?;
-    let mut members = Members::new(plain, Limits::default());
-    let mut count = 0;
-    while let Some(Member { name, kind, size }) = members.next()? {
-        count += 1;
-        if count > MEMBER_COUNT_MAX {
-            let text = format!("the archive has over {MEMBER_COUNT_MAX} members");
-            return Err(Error::invalid_argument(text));
-        }
-        let name = clean(&name);
-        match kind {
-            MemberKind::File => {
-                send(Event::File { name, size })?;
-                members.content(|piece| send(Event::Piece(Bytes::copy_from_slice(piece))))?;
-            }
-            MemberKind::Symlink(to) => {
-                let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
-                let to = clean(&format!("{dir}/{to}"));
-                send(Event::Link { name, to })?;
-            }
-            MemberKind::Hardlink(to) => send(Event::Link { name, to: clean(&to) })?,
-            MemberKind::Dir => {}
-            MemberKind::Other => {
-                let text = format!("archive member {name}: it is no file");
-                return Err(Error::invalid_argument(text));
-            }
-        }
-    }
-    Ok(())
+    tar::walk(plain, |found| {
+        let event = match found {
+            Found::File { name, size } => Event::File { name: name.to_owned(), size },
+            Found::Piece(piece) => Event::Piece(Bytes::copy_from_slice(piece)),
+            Found::Link { name, to } => Event::Link { name: name.to_owned(), to: to.to_owned() },
+        };
+        events.blocking_send(event).map_err(|_| Error::canceled("the import ended early"))
+    })
 }
 
 /// Where the pieces of the current member go.
@@ -204,9 +164,7 @@ async fn store(db: &Db, ctx: &Context, arriving: &mut mpsc::Receiver<Event>) -> 
                     writer.write(piece).await?;
                 }
             },
-            Event::Link { name, to } => {
-                archived.links.insert(name, to);
-            }
+            Event::Link { name, to } => archived.links.insert(&name, &to),
         }
     }
     finish(sink, &mut archived).await?;
@@ -291,28 +249,4 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The digest a member's name promises: `blobs/<algorithm>/<hex>`.
-///
-/// # Errors
-/// InvalidArgument for a name under `blobs` that is no digest.
-fn blob_digest(name: &str) -> Result<Option<Digest>> {
-    let Some(rest) = name.strip_prefix("blobs/") else { return Ok(None) };
-    let digest: Result<Digest> = rest.replacen('/', ":", 1).parse();
-    digest.map(Some).context(|| format!("archive member {name}"))
-}
-
-/// A member name without `.`, `..` and doubled slashes. Names only find each other here: no file
-/// is made by them.
-fn clean(name: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }

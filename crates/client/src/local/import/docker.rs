@@ -44,12 +44,11 @@ async fn one(
     let mut layers = Vec::new();
     for name in &image.layers {
         let stored = find("layer", name)?;
-        let media_type = match Compression::of_magic(&stored.head) {
-            Compression::None => media_types::DOCKER_LAYER,
-            Compression::Gzip => media_types::DOCKER_LAYER_GZIP,
-            Compression::Zstd => media_types::DOCKER_LAYER_ZSTD,
-        };
-        layers.push(described(stored, media_type));
+        let compression = Compression::of_magic(&stored.head);
+        layers.push(described(
+            stored,
+            &compression.layer_type_like(media_types::DOCKER_LAYER, false),
+        ));
     }
     let manifest = image.manifest(config, &parsed, layers)?;
     let bytes = serde_json::to_vec(&manifest)

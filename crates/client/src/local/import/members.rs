@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use gantry_archive::tar::{Member, MemberKind, Members};
-use gantry_archive::{Compression, Decompressor, Limits};
-use gantry_core::image::MANIFEST_SIZE_MAX;
+use gantry_archive::tar::{self, Found, Links};
+use gantry_archive::{Compression, Decompressor};
+use gantry_core::image::{MANIFEST_SIZE_MAX, blob_digest};
 use gantry_core::{Algorithm, Digest, Digester, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use tokio::io::AsyncRead;
@@ -21,12 +21,6 @@ use crate::content::{ContentWriter, WriterOptions};
 
 /// Pieces between the thread that reads and the task that writes.
 const PIECE_COUNT_MAX: usize = 16;
-
-/// Members of one archive; an image has a few for each layer.
-const MEMBER_COUNT_MAX: usize = 100_000;
-
-/// Times a link between members is followed.
-const LINK_COUNT_MAX: usize = 16;
 
 /// A blob of the archive, in the content store.
 #[derive(Clone, Debug)]
@@ -46,11 +40,11 @@ pub(super) struct Archived {
     /// docker's `manifest.json`.
     pub(super) manifest: Option<Vec<u8>>,
     blobs: BTreeMap<String, Stored>,
-    links: BTreeMap<String, String>,
+    links: Links,
 }
 
 /// What comes over the channel.
-enum Found {
+enum Event {
     /// A file begins; its pieces follow.
     File { name: String, size: u64 },
     /// A piece of it.
@@ -62,14 +56,7 @@ enum Found {
 impl Archived {
     /// The blob that a member's name stands for, links followed.
     pub(super) fn blob(&self, name: &str) -> Option<&Stored> {
-        let mut name = clean(name);
-        for _ in 0..LINK_COUNT_MAX {
-            match self.links.get(&name) {
-                Some(to) => name.clone_from(to),
-                None => return self.blobs.get(&name),
-            }
-        }
-        None
+        self.blobs.get(&self.links.follow(name)?)
     }
 }
 
@@ -86,12 +73,12 @@ pub(super) async fn read(
     let mut sink = Sink::Skip;
     while let Some(found) = take.recv().await {
         match found {
-            Found::File { name, size } => {
+            Event::File { name, size } => {
                 sink.finish(&mut archived).await?;
                 sink = Sink::open(client, &random, name, size, &mut archived).await?;
             }
-            Found::Piece(piece) => sink.take(piece).await?,
-            Found::Link { name, to } => drop(archived.links.insert(name, to)),
+            Event::Piece(piece) => sink.take(piece).await?,
+            Event::Link { name, to } => archived.links.insert(&name, &to),
         }
     }
     sink.finish(&mut archived).await?;
@@ -99,37 +86,16 @@ pub(super) async fn read(
     Ok(archived)
 }
 
-fn parse(reader: impl Read, found: &mpsc::Sender<Found>) -> Result<()> {
-    let send = |one| found.blocking_send(one).map_err(|_| Error::canceled("import"));
+fn parse(reader: impl Read, events: &mpsc::Sender<Event>) -> Result<()> {
     let plain = Decompressor::detect(reader).context(|| "reading the archive")?;
-    let mut members = Members::new(plain, Limits::default());
-    let mut count = 0;
-    while let Some(Member { name, kind, size }) = members.next()? {
-        count += 1;
-        if count > MEMBER_COUNT_MAX {
-            let why = format!("archive: over {MEMBER_COUNT_MAX} members");
-            return Err(Error::invalid_argument(why));
-        }
-        let name = clean(&name);
-        match kind {
-            MemberKind::File => {
-                send(Found::File { name, size })?;
-                members.content(|piece| send(Found::Piece(Bytes::copy_from_slice(piece))))?;
-            }
-            MemberKind::Symlink(to) => {
-                let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
-                let to = clean(&format!("{dir}/{to}"));
-                send(Found::Link { name, to })?;
-            }
-            MemberKind::Hardlink(to) => send(Found::Link { name, to: clean(&to) })?,
-            MemberKind::Dir => {}
-            MemberKind::Other => {
-                let why = format!("archive member {name}: it is no file");
-                return Err(Error::invalid_argument(why));
-            }
-        }
-    }
-    Ok(())
+    tar::walk(plain, |found| {
+        let event = match found {
+            Found::File { name, size } => Event::File { name: name.to_owned(), size },
+            Found::Piece(piece) => Event::Piece(Bytes::copy_from_slice(piece)),
+            Found::Link { name, to } => Event::Link { name: name.to_owned(), to: to.to_owned() },
+        };
+        events.blocking_send(event).map_err(|_| Error::canceled("import"))
+    })
 }
 
 /// Where the pieces of the current member go.
@@ -241,25 +207,4 @@ impl Sink {
         }
         Ok(())
     }
-}
-
-/// The digest a member's name promises: `blobs/<algorithm>/<hex>`.
-fn blob_digest(name: &str) -> Result<Option<Digest>> {
-    let Some(rest) = name.strip_prefix("blobs/") else { return Ok(None) };
-    let digest: Result<Digest> = rest.replacen('/', ":", 1).parse();
-    digest.map(Some).context(|| format!("archive member {name}"))
-}
-
-/// A member name without `.`, `..` and doubled slashes. Names only find each other here: no file
-/// is made by them.
-fn clean(name: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
