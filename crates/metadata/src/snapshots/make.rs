@@ -66,7 +66,7 @@ impl Snapshots {
         drop(view);
         // Kept from before the last look at the parent's record until the child has one.
         let _parent_used = self.enter(parent.as_deref()).await;
-        let (backend_key, _used) = self.backend_name(ctx, &make.key).await?;
+        let (backend_key, used) = self.backend_name(ctx, &make.key).await?;
         let labels = inherited(&make.labels);
         // Relaxed: our record comes right after, in the same database if the backend uses it.
         let made = if make.kind == Kind::View {
@@ -86,7 +86,7 @@ impl Snapshots {
             }
         };
         if let Err(err) = self.record(make, &backend_key, parent).await {
-            self.undo(&backend_key).await;
+            self.undo(backend_key, used).await;
             return Err(err);
         }
         Ok(mounts)
@@ -233,8 +233,7 @@ impl Snapshots {
         let recorded = self.record_commit(ctx, name, key, backend_name.clone(), options).await;
         if recorded.is_err() {
             // The lease ended meanwhile, or the collector has taken the active one.
-            drop(used);
-            remove_backend_snapshots(&self.db, &self.name, vec![backend_name]).await;
+            self.undo(backend_name, used).await;
         }
         recorded
     }
@@ -334,10 +333,11 @@ impl Snapshots {
     }
 
     /// Takes back what the backend made.
-    async fn undo(&self, backend_key: &str) {
-        if let Err(err) = self.backend.remove(backend_key).await {
-            tracing::warn!(key = backend_key, "left to reconciliation: {err}");
-        }
+    /// Removes what the backend has made, if no record names it; what stays is left to
+    /// reconciliation.
+    async fn undo(&self, backend_key: String, used: Guard) {
+        drop(used);
+        remove_backend_snapshots(&self.db, &self.name, vec![backend_key]).await;
     }
 
     fn in_clients_words(
