@@ -110,15 +110,18 @@ fn bad_filters_and_topics_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_fact_is_handed_over_when_it_was_taken() {
-    let exchange = Exchange::new(Arc::new(NoFields));
-    let fact = |topic: &str| Envelope {
+fn fact(topic: &str) -> Envelope {
+    Envelope {
         timestamp: SystemTime::UNIX_EPOCH,
         namespace: ns("default"),
         topic: topic.into(),
         event: event("x"),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_fact_is_handed_over_when_it_was_taken() {
+    let exchange = Exchange::new(Arc::new(NoFields));
     // Nobody is there: at once.
     exchange.hand_over(fact("/tasks/exit"), None).await.unwrap();
     let mut prompt = exchange.subscribe::<&str>(&[]).unwrap();
@@ -141,12 +144,6 @@ async fn a_fact_is_handed_over_when_it_was_taken() {
 #[tokio::test]
 async fn facts_from_before_the_start_are_shown_to_every_new_subscription() {
     let exchange = Exchange::new(Arc::new(NoFields));
-    let fact = |topic: &str| Envelope {
-        timestamp: SystemTime::UNIX_EPOCH,
-        namespace: ns("default"),
-        topic: topic.into(),
-        event: event("x"),
-    };
     exchange.hand_over(fact("/tasks/exit"), Some("c1 exit")).await.unwrap();
     exchange.hand_over(fact("/tasks/start"), None).await.unwrap();
     for _ in 0..2 {
@@ -164,12 +161,6 @@ async fn a_fact_that_no_client_has_had_is_shown_by_the_next_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("recovered");
     let open = || Exchange::open(Arc::new(NoFields), &path).unwrap();
-    let fact = |topic: &str| Envelope {
-        timestamp: SystemTime::UNIX_EPOCH,
-        namespace: ns("default"),
-        topic: topic.into(),
-        event: event("x"),
-    };
     let first = open();
     // Somebody within the daemon has it; that is no client.
     let mut own = first.subscribe::<&str>(&[]).unwrap();

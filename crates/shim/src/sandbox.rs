@@ -18,11 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::timestamp;
-use crate::task::Shim;
-
-/// Killed containers are gone by then, unless the kernel cannot end them; for callers that set no
-/// limit of their own.
-const KILLED_DEADLINE: Duration = Duration::from_secs(10);
+use crate::task::{KILLED_DEADLINE, Shim};
 
 /// The one sandbox a shim can be.
 #[derive(Debug)]

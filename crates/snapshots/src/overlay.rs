@@ -14,7 +14,7 @@ use gantry_errdefs::{Result, ResultExt as _};
 use gantry_mount::Mount;
 use gantry_store::Store;
 
-use crate::engine::{Dirs, Engine, Layout, Snapshot, make_private};
+use crate::engine::{Dirs, Engine, Layout, Snapshot, has_dir, make_private};
 use crate::ids::{self, IdMaps};
 use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, quota};
 
@@ -96,10 +96,6 @@ impl Overlay {
 impl Layout for Overlay {
     const REBASES: bool = true;
 
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool {
-        kind != Kind::View || !has_parent
-    }
-
     fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
         let what = || dir.display().to_string();
         let mut root = ids::Root::default();
@@ -151,7 +147,7 @@ impl Layout for Overlay {
     }
 
     fn describe(&self, root: &Dirs, snapshot: &Snapshot, info: &mut Info) {
-        if self.upperdir_label && self.has_dir(info.kind, info.parent.is_some()) {
+        if self.upperdir_label && has_dir(info.kind, info.parent.is_some()) {
             let upper = self.tree(&root.at(snapshot.id)).display().to_string();
             info.labels.insert(label::UPPER_DIR.to_owned(), upper);
         }

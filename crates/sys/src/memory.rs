@@ -20,17 +20,7 @@ const TRIM_LEN_MIN: libc::c_int = 256 * 1024;
 /// thread is started. Nothing happens with an allocator other than glibc's.
 pub fn tune_allocator() {
     #[cfg(target_env = "gnu")]
-    for (parameter, value) in [
-        (libc::M_ARENA_MAX, ARENAS_MAX),
-        (libc::M_MMAP_THRESHOLD, MAPPED_LEN_MIN),
-        (libc::M_TRIM_THRESHOLD, TRIM_LEN_MIN),
-    ] {
-        // SAFETY: the call takes numbers only and may be made at any time. One it refuses leaves
-        // the default.
-        unsafe {
-            libc::mallopt(parameter, value);
-        }
-    }
+    set_allocator(ARENAS_MAX, MAPPED_LEN_MIN, TRIM_LEN_MIN);
 }
 
 /// Keeps the allocator of a process that mostly waits from holding on to memory: one arena for all
@@ -40,11 +30,21 @@ pub fn be_frugal() {
     {
         /// A buffer this large is a mapping of its own, gone when it is freed.
         const LARGE_BYTES: libc::c_int = 32 * 1024;
-        // SAFETY: sets numbers of the allocator; values it does not like it refuses.
+        set_allocator(1, LARGE_BYTES, LARGE_BYTES);
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn set_allocator(arenas_max: libc::c_int, mapped_len_min: libc::c_int, trim_len_min: libc::c_int) {
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, arenas_max),
+        (libc::M_MMAP_THRESHOLD, mapped_len_min),
+        (libc::M_TRIM_THRESHOLD, trim_len_min),
+    ] {
+        // SAFETY: the call takes numbers only and may be made at any time. One it refuses leaves
+        // the default.
         unsafe {
-            libc::mallopt(libc::M_ARENA_MAX, 1);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE_BYTES);
+            libc::mallopt(parameter, value);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::stdio::{self, DRAIN_EXEC_DEADLINE, DRAIN_INIT_DEADLINE, Streams};
 /// up no longer than this.
 const EXECS_END_DEADLINE: Duration = Duration::from_secs(10);
 /// A killed init is gone by then, unless the kernel cannot end it.
-const KILLED_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const KILLED_DEADLINE: Duration = Duration::from_secs(10);
 /// A start of an init that is dead already gets this long to find out.
 const DEAD_START_DEADLINE: Duration = Duration::from_secs(3);
 /// What "unknown" is as an exit code, for processes that never ran.

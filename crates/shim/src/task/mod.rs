@@ -34,6 +34,8 @@ use crate::process::{Process, Stage};
 use crate::reaper::Reaper;
 use crate::stdio::Slots;
 
+pub(crate) use life::KILLED_DEADLINE;
+
 /// A shim that is told to go waits this long for its last events to be taken.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -120,10 +120,6 @@ impl Layout for Images {
     /// A layer holds its parent's files.
     const REBASES: bool = false;
 
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool {
-        kind != Kind::View || !has_parent
-    }
-
     fn fill(&self, dir: &Path, parent: Option<&Path>, _labels: &Labels) -> Result<()> {
         let source = parent.map_or_else(|| self.scratch.clone(), image);
         let what = || format!("copy {} into {}", source.display(), dir.display());

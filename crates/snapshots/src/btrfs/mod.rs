@@ -91,10 +91,6 @@ impl Layout for Subvolumes {
 
     const REMOVE: fn(&Path) -> io::Result<()> = remove;
 
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool {
-        kind != Kind::View || !has_parent
-    }
-
     fn make(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
         let what = || dir.display().to_string();
         match parent {

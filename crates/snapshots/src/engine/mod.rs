@@ -57,9 +57,6 @@ pub(crate) trait Layout: Send + Sync + 'static {
     /// files itself.
     const REBASES: bool;
 
-    /// Whether a snapshot of this kind, with or without parent, has a directory.
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool;
-
     /// Makes the directory `dir` of a new snapshot, its tree last. `parent` is the directory of
     /// the parent snapshot. What a failure leaves is removed by the caller.
     fn make(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
@@ -138,6 +135,12 @@ pub(crate) trait Layout: Send + Sync + 'static {
     const REMOVE: fn(&Path) -> io::Result<()> = tree::remove;
 }
 
+/// Whether a snapshot of this kind, with or without parent, has a directory: a view shows that of
+/// its parent.
+pub(crate) fn has_dir(kind: Kind, has_parent: bool) -> bool {
+    kind != Kind::View || !has_parent
+}
+
 /// The directories of snapshots.
 #[derive(Debug)]
 pub(crate) struct Dirs(PathBuf);
@@ -193,7 +196,7 @@ impl<L: Layout> Engine<L> {
         let dirs = Dirs(root.join("snapshots"));
         let records = Records::new(store, name);
         if !dirs.0.exists() {
-            reconcile::check_unused(&layout, &records, &dirs)?;
+            reconcile::check_unused(&records, &dirs)?;
         }
         make_private(root)?;
         make_private(&dirs.0)?;
@@ -239,7 +242,7 @@ impl<L: Layout> Engine<L> {
             let parent_id = parent.map(|p| p.id);
             let id = engine.0.next_id.fetch_add(1, Ordering::Relaxed);
             let _making = engine.0.making.hold(id);
-            let has_dir = engine.0.layout.has_dir(kind, parent_id.is_some());
+            let has_dir = has_dir(kind, parent_id.is_some());
             if has_dir {
                 let labels = new.labels.clone();
                 engine.blocking(move |s| s.make_dir(id, parent_id, &labels)).await?;

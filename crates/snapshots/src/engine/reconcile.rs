@@ -9,15 +9,15 @@ use gantry_errdefs::{Error, Result, ResultExt as _};
 
 use super::records::Records;
 use super::trash::Trash;
-use super::{Dirs, Layout, Shared, Snapshot};
+use super::{Dirs, Layout, Shared, Snapshot, has_dir};
 use crate::Kind;
 
 /// Checks, when there is no directory of snapshots at all, that the records expect none: more
 /// likely a filesystem is not mounted than all of it lost.
-pub(super) fn check_unused(layout: &impl Layout, records: &Records, dirs: &Dirs) -> Result<()> {
+pub(super) fn check_unused(records: &Records, dirs: &Dirs) -> Result<()> {
     let mut count = 0_u64;
     records.walk(&mut |snapshot| {
-        count += u64::from(needs_dir(layout, &snapshot));
+        count += u64::from(needs_dir(&snapshot));
         Ok(())
     })?;
     if count > 0 {
@@ -29,8 +29,8 @@ pub(super) fn check_unused(layout: &impl Layout, records: &Records, dirs: &Dirs)
     Ok(())
 }
 
-fn needs_dir(layout: &impl Layout, snapshot: &Snapshot) -> bool {
-    layout.has_dir(snapshot.info.kind, !snapshot.parents.is_empty())
+fn needs_dir(snapshot: &Snapshot) -> bool {
+    has_dir(snapshot.info.kind, !snapshot.parents.is_empty())
 }
 
 impl<L: Layout> Shared<L> {
@@ -67,7 +67,7 @@ impl<L: Layout> Shared<L> {
         }
         let lost: HashSet<u64> = recorded
             .iter()
-            .filter(|s| needs_dir(&self.layout, s) && !on_disk.contains(&s.id))
+            .filter(|s| needs_dir(s) && !on_disk.contains(&s.id))
             .map(|s| s.id)
             .collect();
         for done in recorded.iter().filter(|s| s.info.kind == Kind::Committed) {

@@ -127,10 +127,6 @@ impl Layout for Layers {
     /// Layers are mounted where they are not yet.
     const MOUNTS_BLOCK: bool = true;
 
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool {
-        kind != Kind::View || !has_parent
-    }
-
     fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
         let root = match parent {
             Some(parent) => {

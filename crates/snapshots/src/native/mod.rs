@@ -53,10 +53,6 @@ impl Layout for Copies {
     /// A layer holds its parent's files.
     const REBASES: bool = false;
 
-    fn has_dir(&self, kind: Kind, has_parent: bool) -> bool {
-        kind != Kind::View || !has_parent
-    }
-
     fn fill(&self, dir: &Path, parent: Option<&Path>, _labels: &Labels) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let what = || dir.display().to_string();
