@@ -258,20 +258,25 @@ impl Ingest {
         expected: Option<Digest>,
         labels: Labels,
     ) -> Result<Digest> {
-        let result = self.try_commit(size, expected, labels).await;
+        let mut spent = false;
+        let result = self.try_commit(size, expected, labels, &mut spent).await;
         match &result {
             Ok(_) => self.close(),
-            Err(err) if err.is_already_exists() => self.abort().await?,
+            Err(err) if spent || err.is_already_exists() => self.abort().await?,
             Err(_) => self.release().await,
         }
         result
     }
+
+    /// Sets `spent` once the backend has no ingest any more. A record of it would then name
+    /// nothing that anyone can list, and hold the blob when it is fetched again.
 
     async fn try_commit(
         &mut self,
         size: u64,
         expected: Option<Digest>,
         labels: Labels,
+        spent: &mut bool,
     ) -> Result<Digest> {
         labels::validate_all(&labels)?;
         if self.open.is_aborted() {
@@ -289,7 +294,11 @@ impl Ingest {
                 check_shared(&self.reference, have, size, &digest, expected.as_ref())?;
                 (digest, have, _used, None)
             }
-            Source::Own(writer) => self.commit_own(writer, size, expected.as_ref()).await?,
+            Source::Own(writer) => {
+                let committed = self.commit_own(writer, size, expected.as_ref()).await?;
+                *spent = true;
+                committed
+            }
             Source::Lost => return Err(missing_ingest(&self.reference)),
         };
         let recorded = self.record(&digest, size, labels, bytes).await;

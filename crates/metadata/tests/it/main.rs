@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod content;
+mod content_races;
 mod gc;
 mod gc_calls;
 mod gc_members;
