@@ -91,11 +91,8 @@ async fn a_commit_whose_lease_ends_leaves_nothing() {
     let db = Db::open(Options::new(Arc::clone(&w.store), content)).unwrap();
     let (plain, bytes) = (ctx("default"), Bytes::from_static(b"hello"));
     let digest = Digest::of(&bytes);
-    let options = || WriterOptions {
-        reference: "r".to_owned(),
-        total: 5,
-        expected: Some(digest.clone()),
-    };
+    let options =
+        || WriterOptions { reference: "r".to_owned(), total: 5, expected: Some(digest.clone()) };
     db.leases().create(&plain, "l", map(&[])).await.unwrap();
     let leased = plain.clone().with_lease("l");
     let mut writer = db.content().writer(&leased, options()).await.unwrap();
