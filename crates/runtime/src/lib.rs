@@ -52,6 +52,7 @@ mod sandbox;
 mod shim;
 mod task;
 mod types;
+mod waits;
 
 pub use config::Config;
 pub use deadlines::Deadlines;

@@ -22,6 +22,7 @@ use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::log::LogReader;
+use crate::waits::Waits;
 use crate::{Exit, UNKNOWN_EXIT_STATUS};
 
 /// The metadata key under which shims find the namespace.
@@ -39,6 +40,8 @@ pub(crate) struct Shim {
     pub(crate) address: String,
     /// Held while the task is being deleted.
     pub(crate) deleting: tokio::sync::Mutex<()>,
+    /// Calls of Wait under way.
+    pub(crate) waits: Waits,
     connection: Client,
     /// Cleared when the shim turns out to speak version 2 only.
     speaks_v3: AtomicBool,
@@ -83,6 +86,7 @@ impl Shim {
             sandbox_id: who.sandbox_id,
             address: bootstrap.address.clone(),
             deleting: tokio::sync::Mutex::default(),
+            waits: Waits::default(),
             connection,
             speaks_v3: AtomicBool::new(bootstrap.version >= 3),
             created_pid: AtomicU32::new(0),

@@ -98,6 +98,8 @@ impl Task for Shim {
             stderr: options.io.stderr,
             spec: options.spec.as_ref().map(convert::to_wire),
         };
+        // A process of this name that was deleted before it ran may have left a wait without end.
+        self.waits.forget(exec);
         call!(self, exec, Some(self.config.deadlines.memory), request)
     }
 
@@ -109,8 +111,10 @@ impl Task for Shim {
     }
 
     async fn wait(&self, exec: &str) -> Result<Exit> {
+        let (tasks, context) = (self.tasks(), self.context(None));
         let request = v2::WaitRequest { id: self.id.clone(), exec_id: exec.to_owned() };
-        let answer = match call!(self, wait, None, request) {
+        let call = async move { tasks.wait(&context, &request).await };
+        let answer = match self.answered(self.waits.join(exec, call).await) {
             Ok(answer) => answer,
             Err(_) if self.is_dead() && exec.is_empty() => return self.burial().await,
             Err(err) => return Err(err),

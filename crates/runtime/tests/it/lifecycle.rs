@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::Future as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_api::containerd::events::{TaskDelete, TaskExit};
 use gantry_core::Any;
@@ -234,6 +236,32 @@ async fn many_at_once_do_not_disturb_each_other(shim: Shim) {
     f.assert_clean("many-0");
 }
 
+/// More than a shim takes on one connection.
+const GIVEN_UP: usize = 1500;
+
+async fn waits_that_are_given_up_cost_the_shim_nothing(shim: Shim) {
+    let (f, manager) = Fixture::new(shim);
+    let task = f.create(&manager, "w", "while :; do busybox sleep 1; done").await.expect("made");
+    task.start("").await.expect("started");
+    for _ in 0..GIVEN_UP / 100 {
+        let mut some = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let task = Arc::clone(&task);
+            some.spawn(async move { task.wait("").await });
+        }
+        // Long enough to be sent.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(some.try_join_next().is_none(), "it still runs");
+        some.shutdown().await;
+    }
+    assert_eq!(task.state("").await.expect("it answers").status, Status::Running);
+    task.kill("", SIGKILL, true).await.expect("killed");
+    let exit = tokio::time::timeout(PATIENCE, task.wait("")).await.expect("in time");
+    assert_eq!(exit.expect("an exit").status, 137);
+    manager.delete(&f.namespace, "w").await.expect("deleted");
+    f.assert_clean("w");
+}
+
 /// Makes two tests of each life.
 macro_rules! lives {
     ($($name:ident => $debian:ident, $ours:ident;)*) => {
@@ -259,5 +287,6 @@ lives! {
     what_cannot_run_leaves_nothing => root_debian_what_cannot_run_leaves_nothing, root_ours_what_cannot_run_leaves_nothing;
     a_frozen_shim_is_degraded_and_kept => root_debian_a_frozen_shim_is_degraded_and_kept, root_ours_a_frozen_shim_is_degraded_and_kept;
     an_exit_while_the_daemon_is_down_is_kept => root_debian_an_exit_while_the_daemon_is_down_is_kept, root_ours_an_exit_while_the_daemon_is_down_is_kept;
+    waits_that_are_given_up_cost_the_shim_nothing => root_debian_waits_that_are_given_up_cost_the_shim_nothing, root_ours_waits_that_are_given_up_cost_the_shim_nothing;
     many_at_once_do_not_disturb_each_other => root_debian_many_at_once_do_not_disturb_each_other, root_ours_many_at_once_do_not_disturb_each_other;
 }
