@@ -136,8 +136,10 @@ fn spawn(
 ) -> Result<Option<OwnedFd>> {
     let protected = program.map(gantry_sys::program::path_of);
     let mut command = binary.command_of(protected.as_deref().unwrap_or(binary.program));
+    let (name, value) = gantry_sys::memory::FRUGAL_ENV;
     command
         .arg0(binary.program)
+        .env(name, value)
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(Stdio::null());

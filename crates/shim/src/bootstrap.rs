@@ -198,6 +198,8 @@ fn launch(request: &Request, listener: UnixListener) -> Result<()> {
         command.arg("-debug");
     }
     command.env("TTRPC_ADDRESS", &request.ttrpc_address);
+    let (name, value) = gantry_sys::memory::FRUGAL_ENV;
+    command.env(name, value);
     command.stdin(Stdio::from(OwnedFd::from(listener)));
     command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     let child = command.spawn().context(|| "start the serving process")?;

@@ -64,6 +64,7 @@ impl Reaper {
     /// # Errors
     /// The program cannot be executed.
     pub fn spawn(&self, command: &mut Command) -> std::io::Result<(u32, Exited)> {
+        command.env_remove(gantry_sys::memory::FRUGAL_ENV.0);
         let mut inner = self.lock();
         // Dropping `Child` neither waits nor kills.
         let pid = command.spawn()?.id();

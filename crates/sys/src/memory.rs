@@ -16,6 +16,12 @@ const MAPPED_LEN_MIN: libc::c_int = 512 * 1024;
 #[cfg(target_env = "gnu")]
 const TRIM_LEN_MIN: libc::c_int = 256 * 1024;
 
+/// What the environment of a process says that wants to be frugal, name and value: that freed
+/// memory is not kept back for the thread that freed it. glibc keeps up to seven pieces of each size
+/// so, which hold a page each after a busy moment, and takes no other word for it than this, before
+/// the program begins. Children should not have it; see [`be_frugal`] for the rest.
+pub const FRUGAL_ENV: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
+
 /// Sets the allocator up for a daemon that is idle most of the time. Call it before the first
 /// thread is started. Nothing happens with an allocator other than glibc's.
 pub fn tune_allocator() {
