@@ -39,6 +39,8 @@ pub const POINTS: &[&str] = &[
     "store.commit",
     "store.committed",
     "store.log",
+    "store.log.sync",
+    "store.checkpoint",
     "store.dump",
     "store.recover",
     "store.recovered",

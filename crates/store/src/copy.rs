@@ -1,11 +1,11 @@
-//! The safety copy: everything once more, in a form so plain that it survives what the database
+//! Logs and dumps: everything once more, in a form so plain that it survives what the database
 //! file does not.
 //!
-//! Beside the database `db` lie `db.dump-<n>`, the whole state at one commit, and `db.log-<n>`,
-//! the commits since. The log is written after each commit and not synced: a power cut may take
-//! its end, but a power cut does not damage the database, which redb keeps whole by itself. What
-//! may damage it (a bad disk, a stray write, a bug) leaves these files, and
-//! `recover` makes the database anew from them, up to the last commit.
+//! Beside the database `db` lie `db.log-<n>`, its commits (see [`crate::log`]), and
+//! `db.dump-<n>`, the whole state at the beginning of the log *n*. A power cut takes nothing that
+//! was acknowledged: the database goes back to its last checkpoint by itself, and the log has the
+//! rest. What may damage the database (a bad disk, a stray write, a bug) leaves these files, and
+//! `recover` makes it anew from them, up to the last commit.
 //!
 //! A dump is made some seconds after opening and whenever the log has outgrown it. The numbers
 //! tie them together: state = dump *n*, then logs *n*, *n*+1 and so on.
@@ -21,10 +21,15 @@ use std::time::Duration;
 use gantry_errdefs::{Error, Result, ResultExt};
 
 use crate::frames::{Frame, MAGIC};
+use crate::log::{self, Log, Position};
 use crate::read::{KvRead, Snapshot};
+use crate::redb_store::Options;
 
 /// Log bytes before another dump at the least; dumps cost a full scan.
 const LOG_BYTES_MIN: u64 = 8 << 20;
+
+/// Log bytes between two checkpoints at most: an opening after a crash replays no more, in a moment.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Entries of a dump are gathered to frames of this size.
 const DUMP_FRAME_LEN: usize = 64 << 10;
@@ -86,15 +91,19 @@ pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Writes the safety copy; lives on the writer thread. Failing to write it is reported and never
-/// fails a commit.
+/// Writes log and dumps; lives on the writer thread.
 pub(crate) struct Copier {
     database: PathBuf,
+    options: Options,
     /// Number of the current log.
     number: u64,
-    /// None after a failed write, until the next dump.
-    log: Option<File>,
+    /// None after a failed write, until the next one is begun. Commits are synced by the database
+    /// meanwhile.
+    log: Option<Log>,
+    /// Up to where the log has commits that came about.
+    committed: u64,
     log_bytes: u64,
+    since_checkpoint: u64,
     dump_bytes: u64,
     frame: Frame,
     dumper: Dumper,
@@ -102,28 +111,39 @@ pub(crate) struct Copier {
 
 impl Copier {
     /// Begins a log after those that are there. Only the log of a `fresh` database may have the
-    /// number 0, which says that nothing came before it.
-    pub(crate) fn open(database: &Path, fresh: bool) -> Result<Self> {
+    /// number 0, which says that nothing came before it. The database has to be told of it by a
+    /// checkpoint before it is written to.
+    pub(crate) fn open(database: &Path, fresh: bool, options: &Options) -> Result<Self> {
         let copies = Copies::find(database)
             .context(|| format!("database {}: looking for copies", database.display()))?;
         let number = copies.next().max(u64::from(!fresh));
-        // Of starts after which nothing was written.
-        for n in copies.logs.iter().filter(|n| **n > 0) {
-            let path = log_path(database, *n);
-            if fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAGIC.len() as u64) {
-                remove(&path);
-            }
-        }
-        let log = begin_log(database, number)?;
+        // A full disk does not keep anyone from reading.
+        let log = Log::begin(database, number, options)
+            .inspect_err(|err| tracing::error!("commits go without a log: {err}"))
+            .ok();
         Ok(Self {
             database: database.to_owned(),
+            options: options.clone(),
             number,
-            log: Some(log),
+            committed: log.as_ref().map_or(0, |log| log.position().offset),
+            log,
             log_bytes: 0,
+            since_checkpoint: 0,
             dump_bytes: 0,
             frame: Frame::default(),
             dumper: Dumper::start(database)?,
         })
+    }
+
+    /// Removes the logs of earlier starts after which nothing was written.
+    pub(crate) fn tidy(&self) {
+        let Ok(copies) = Copies::find(&self.database) else { return };
+        for n in copies.logs.into_iter().filter(|n| *n > 0 && *n < self.number) {
+            let path = log_path(&self.database, n);
+            if log::is_empty(&path) {
+                remove(&path);
+            }
+        }
     }
 
     /// Where the writes of the running commit are noted.
@@ -131,44 +151,112 @@ impl Copier {
         &mut self.frame
     }
 
-    /// Forgets the noted writes: the commit failed.
+    /// Forgets the noted writes, which the log may have by now: the commit failed.
     pub(crate) fn forget(&mut self) {
         self.frame.clear(FRAME_KEPT_LEN);
+        if self.position().is_some_and(|at| at.offset != self.committed) {
+            self.lose_log();
+        }
     }
 
-    /// Appends the noted writes to the log: their commit is done. `view` gives the state after it.
-    pub(crate) fn committed(&mut self, view: impl FnOnce() -> Result<Snapshot>) {
-        if let Some(log) = &mut self.log {
-            let bytes = self.frame.finish();
-            self.log_bytes += bytes.len() as u64;
-            let written = gantry_failpoint::hit("store.log").and_then(|()| log.write_all(bytes));
-            if let Err(err) = written {
-                tracing::error!(path = %self.database.display(), "safety copy stops: {err}");
-                self.log = None;
-            }
-        }
+    /// The commit came about.
+    pub(crate) fn committed(&mut self) {
+        self.committed = self.position().map_or(0, |at| at.offset);
+    }
+
+    /// Appends the noted writes to the log, durably if `strict`. False without a log: it is the
+    /// database that has to be synced then.
+    pub(crate) fn append(&mut self, strict: bool) -> bool {
+        let Some(log) = &mut self.log else { return false };
+        let bytes = self.frame.finish();
+        let written = gantry_failpoint::hit("store.log")
+            .and_then(|()| log.append(bytes))
+            .and_then(|()| if strict { log.sync() } else { Ok(()) });
+        let len = bytes.len() as u64;
+        self.log_bytes += len;
+        self.since_checkpoint += len;
         self.frame.clear(FRAME_KEPT_LEN);
+        self.kept(written)
+    }
+
+    /// Makes the log durable. False as of [`Copier::append`].
+    pub(crate) fn sync(&mut self) -> bool {
+        let Some(log) = &mut self.log else { return false };
+        let synced = log.sync();
+        self.kept(synced)
+    }
+
+    /// Gives up a log that failed.
+    fn kept(&mut self, written: io::Result<()>) -> bool {
+        let Err(err) = written else { return true };
+        tracing::error!(path = %self.database.display(), "log given up: {err}");
+        self.lose_log();
+        false
+    }
+
+    /// Goes on without the log, in which only what came about stays.
+    pub(crate) fn lose_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.cut(self.committed);
+        }
+    }
+
+    /// What a checkpoint of now says in the database.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.log.as_ref().map(Log::position)
+    }
+
+    /// Whether the log since the last checkpoint has grown long.
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
+        self.since_checkpoint > CHECKPOINT_BYTES
+    }
+
+    /// The database has everything.
+    pub(crate) fn checkpointed(&mut self) {
+        self.since_checkpoint = 0;
+    }
+
+    /// Whether log and dump have to be begun anew.
+    pub(crate) fn is_due(&mut self) -> bool {
         if let Some(bytes) = self.dumper.finished() {
             self.dump_bytes = bytes;
         }
-        if self.log.is_none() || self.log_bytes > LOG_BYTES_MIN.max(self.dump_bytes) {
-            self.dump(view);
-        }
+        self.log.is_none() || self.log_bytes > LOG_BYTES_MIN.max(self.dump_bytes)
     }
 
-    /// Has the state of now dumped, and begins the log that follows it.
-    pub(crate) fn dump(&mut self, view: impl FnOnce() -> Result<Snapshot>) {
+    /// Has the state of now dumped, and begins the log that follows it, once `checkpoint` has told
+    /// the database.
+    pub(crate) fn dump(
+        &mut self,
+        view: Result<Snapshot>,
+        checkpoint: impl FnOnce(Position) -> Result<()>,
+    ) {
         if self.dumper.busy {
             return;
         }
         let number = self.number + 1;
-        let begun = view().and_then(|view| Ok((begin_log(&self.database, number)?, view)));
+        let begun = view.and_then(|view| {
+            let log = Log::begin(&self.database, number, &self.options)?;
+            checkpoint(log.position())?;
+            Ok((log, view))
+        });
         match begun {
             Ok((log, view)) => {
-                (self.log, self.log_bytes, self.number) = (Some(log), 0, number);
+                if let Some(old) = self.log.replace(log) {
+                    old.close();
+                }
+                (self.log_bytes, self.since_checkpoint, self.number) = (0, 0, number);
+                self.committed();
                 self.dumper.submit(number, view);
             }
             Err(err) => tracing::error!("safety copy: {err}"),
+        }
+    }
+
+    /// Ends the log. The database has everything.
+    pub(crate) fn close(self) {
+        if let Some(log) = self.log {
+            log.close();
         }
     }
 
@@ -176,15 +264,6 @@ impl Copier {
     pub(crate) fn first_dump_delay() -> Duration {
         FIRST_DUMP_DELAY
     }
-}
-
-fn begin_log(database: &Path, number: u64) -> Result<File> {
-    let path = log_path(database, number);
-    let what = || path.display().to_string();
-    let mut log =
-        File::options().write(true).create(true).truncate(true).open(&path).context(what)?;
-    log.write_all(MAGIC).context(what)?;
-    Ok(log)
 }
 
 /// Writes dumps on a thread of its own, one at a time.

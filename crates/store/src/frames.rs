@@ -1,4 +1,4 @@
-//! The bytes of the safety copy: checked frames of entries.
+//! The bytes of logs and dumps: checked frames of entries.
 //!
 //! ```text
 //! file  = magic (8 bytes) frame*
@@ -9,7 +9,8 @@
 //!       = 0x00 key length (u32 LE) key                                  delete
 //! ```
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// Begins every file; the digit is the version of the format.
 pub(crate) const MAGIC: &[u8; 8] = b"GNTKV1\n\0";
@@ -94,38 +95,59 @@ pub(crate) enum Entry<'a> {
     End(u64),
 }
 
-/// Reads the frames of a file up to its end or the first one that is cut or damaged, which is
-/// where a crash or a bad disk stopped us. False for a file without the magic.
+/// How a file of frames ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// After a whole frame.
+    Clean,
+    /// In a frame that is cut, by a crash, or damaged.
+    Damaged,
+    /// Before anything: it is no file of frames.
+    Foreign,
+}
+
+/// Reads the frames of a file, those from `offset` on (0 for all), up to its end or the first one
+/// that is empty, cut or damaged, which is where a crash or a bad disk stopped us. False for a file
+/// without the magic.
 ///
 /// # Errors
 /// What `visit` returns; the I/O error.
 pub(crate) fn read<E: From<io::Error>>(
-    mut file: impl Read,
+    file: File,
+    offset: u64,
     visit: &mut dyn FnMut(Entry<'_>) -> Result<(), E>,
-) -> Result<bool, E> {
+) -> Result<Ending, E> {
+    let mut file = BufReader::new(file);
     let mut magic = [0; MAGIC.len()];
     if !fill(&mut file, &mut magic)? || &magic != MAGIC {
-        return Ok(false);
+        return Ok(Ending::Foreign);
+    }
+    if offset > MAGIC.len() as u64 {
+        file.seek(SeekFrom::Start(offset))?;
     }
     let mut head = [0; HEAD_LEN];
     let mut body = Vec::new();
     while fill(&mut file, &mut head)? {
         let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        if len > BODY_LEN_MAX {
+        // Room ahead of what was written is zeros.
+        if head == [0; HEAD_LEN] {
             break;
+        }
+        if len == 0 || len > BODY_LEN_MAX {
+            return Ok(Ending::Damaged);
         }
         body.clear();
         (&mut file).take(len as u64).read_to_end(&mut body)?;
         if body.len() < len || crc32c(&body) != crc {
-            break;
+            return Ok(Ending::Damaged);
         }
         let mut rest = body.as_slice();
         while let Some(entry) = entry(&mut rest) {
             visit(entry)?;
         }
     }
-    Ok(true)
+    Ok(Ending::Clean)
 }
 
 fn entry<'a>(rest: &mut &'a [u8]) -> Option<Entry<'a>> {

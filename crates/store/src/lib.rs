@@ -10,6 +10,8 @@
 //!   one after another on one writer thread; each sees the writes of those before it and is atomic
 //!   (an `Err` discards its writes alone). Many closures share one synced commit, and a caller's
 //!   future resolves when that commit is durable.
+//! * **Durability.** A commit is durable in a log beside the database before anyone is told; the
+//!   database file follows at checkpoints. After a crash the log gives what it has not.
 //! * **After the commit.** [`Txn::after_commit`] registers work (publishing an event) that runs on
 //!   the writer thread once the commit is durable, in commit order, even if the caller has gone.
 //!
@@ -30,6 +32,7 @@
 mod copy;
 mod frames;
 mod key;
+mod log;
 mod mem;
 mod read;
 mod recover;

@@ -1,14 +1,13 @@
 //! Making the database anew from its safety copy.
 
 use std::fs::{self, File};
-use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gantry_errdefs::{Error, Result, ResultExt};
 use redb::{Database, Durability, Table};
 
 use crate::copy::{Copies, beside, dump_path, log_path, sync_dir_of};
-use crate::frames::{self, Entry};
+use crate::frames::{self, Ending, Entry};
 use crate::redb_store::{Bytes, RECORDS, storage_error};
 
 /// Entries written by one transaction.
@@ -59,48 +58,57 @@ fn rebuild(path: &Path, fresh: &Path) -> Result<Option<u64>> {
     if fresh.exists() {
         fs::remove_file(fresh).context(|| fresh.display().to_string())?;
     }
-    let mut filler = Filler::create(fresh)?;
+    let db = Database::create(fresh).map_err(|e| storage_error(fresh, e.into()))?;
+    let mut filler = Filler::new(&db, fresh);
     if whole.is_some() {
-        filler.apply(&dump_path(path, first))?;
+        filler.apply(&dump_path(path, first), 0)?;
     }
     for n in copies.logs.into_iter().filter(|n| *n >= first) {
-        filler.apply(&log_path(path, n))?;
+        filler.apply(&log_path(path, n), 0)?;
     }
     filler.flush()?;
-    Ok(Some(filler.entries))
+    Ok(Some(filler.entries()))
 }
 
 /// Whether a dump has all its entries.
 fn is_whole(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let (mut count, mut promised) = (0_u64, None);
-    let read = frames::read(BufReader::new(file), &mut |entry| {
+    let read = frames::read(file, 0, &mut |entry| {
         match entry {
             Entry::End(n) => promised = Some(n),
             Entry::Put(..) | Entry::Delete(_) => count += 1,
         }
         Ok::<(), std::io::Error>(())
     });
-    read.unwrap_or(false) && promised == Some(count)
+    read.is_ok_and(|ending| ending == Ending::Clean) && promised == Some(count)
 }
 
-struct Filler {
-    db: Database,
-    path: std::path::PathBuf,
+/// Writes what copies hold into a database, durably, some at a time: whoever is interrupted begins
+/// again, and comes to the same end.
+pub(crate) struct Filler<'a> {
+    db: &'a Database,
+    path: PathBuf,
     pending: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     entries: u64,
 }
 
-impl Filler {
-    fn create(path: &Path) -> Result<Self> {
-        let db = Database::create(path).map_err(|e| storage_error(path, e.into()))?;
-        Ok(Self { db, path: path.to_owned(), pending: Vec::new(), entries: 0 })
+impl<'a> Filler<'a> {
+    /// `path` is the database's, for errors.
+    pub(crate) fn new(db: &'a Database, path: &Path) -> Self {
+        Self { db, path: path.to_owned(), pending: Vec::new(), entries: 0 }
     }
 
-    fn apply(&mut self, copy: &Path) -> Result<()> {
+    /// Entries written so far.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Takes the entries of a dump or log from `offset` on.
+    pub(crate) fn apply(&mut self, copy: &Path, offset: u64) -> Result<()> {
         let file = File::open(copy).context(|| copy.display().to_string())?;
         let mut entry_error = None;
-        let read = frames::read(BufReader::new(file), &mut |entry| {
+        let read = frames::read(file, offset, &mut |entry| {
             self.pending.push(match entry {
                 Entry::Put(key, value) => (key.to_vec(), Some(value.to_vec())),
                 Entry::Delete(key) => (key.to_vec(), None),
@@ -116,11 +124,23 @@ impl Filler {
         });
         match (entry_error, read) {
             (Some(err), _) => Err(err),
-            (None, read) => read.map(drop).context(|| copy.display().to_string()),
+            (None, read) => {
+                if read.context(|| copy.display().to_string())? != Ending::Clean {
+                    tracing::warn!(
+                        copy = %copy.display(),
+                        "ends in a frame that a crash cut, or that is damaged with all after it"
+                    );
+                }
+                Ok(())
+            }
         }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Writes what is left.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         let failed = |e: redb::Error| storage_error(&self.path, e);
         let mut txn = self.db.begin_write().map_err(|e| failed(e.into()))?;
         txn.set_durability(Durability::Immediate)

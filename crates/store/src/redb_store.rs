@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::copy::{Copier, Copies, sync_dir_of};
 use crate::frames::Frame;
+use crate::log::{self, Position};
 use crate::read::{KvRead, Snapshot, Visit};
 use crate::recover::recover;
 use crate::txn::{Hook, Writes};
@@ -79,9 +80,9 @@ pub struct RedbStore {
 
 impl RedbStore {
     /// Opens the database at `path`, creating it if missing. After an unclean end redb goes back
-    /// to the last whole commit by itself. Every page is checked; a file damaged otherwise is put
-    /// aside as `<path>.damaged` and made anew from the safety copy beside it (`<path>.dump-<n>`,
-    /// `<path>.log-<n>`), up to the last commit.
+    /// to its last checkpoint by itself, and the log (`<path>.log-<n>`) gives the commits since.
+    /// Every page is checked; a file damaged otherwise is put aside as `<path>.damaged` and made
+    /// anew from the last dump (`<path>.dump-<n>`) and the logs, up to the last commit.
     ///
     /// # Errors
     /// DataLoss when the file is damaged and the copy is too, with its path; Unavailable when
@@ -89,15 +90,21 @@ impl RedbStore {
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let (db, fresh) = open_or_recover(path, options)?;
-        let copier = Copier::open(path, fresh)?;
+        let mut copier = Copier::open(path, fresh, options)?;
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(db)),
             broken: AtomicBool::new(false),
-            unsynced: AtomicBool::new(false),
             latest: Mutex::new(None),
             path: path.to_owned(),
             options: options.clone(),
         });
+        match shared.checkpoint(copier.position()) {
+            Ok(()) => copier.tidy(),
+            Err(err) => {
+                tracing::error!(path = %path.display(), "commits go without a log: {err}");
+                copier.lose_log();
+            }
+        }
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_LEN);
         let writer = std::thread::Builder::new()
             .name("gantry-store".into())
@@ -139,8 +146,6 @@ struct Shared {
     db: RwLock<Option<Database>>,
     /// An I/O error happened: redb refuses everything until the file is opened again.
     broken: AtomicBool,
-    /// The last commit was not synced. Used by the writer thread only.
-    unsynced: AtomicBool,
     /// The snapshot of the last commit, once someone asked for it: opening one costs a few
     /// allocations and a lock, and most requests read the same state. Held for moments only.
     latest: Mutex<Option<Snapshot>>,
@@ -203,18 +208,23 @@ impl Shared {
         Error::unavailable(format!("database {}: closed", self.path.display()))
     }
 
-    /// Makes the last commit durable.
-    fn sync(&self) -> Result<()> {
-        if !self.unsynced.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+    /// Makes all commits durable in the database itself, and notes where the log goes on.
+    fn checkpoint(&self, position: Option<Position>) -> Result<()> {
+        gantry_failpoint::hit("store.checkpoint").context(|| self.path.display().to_string())?;
         let db = self.db();
         let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
-        txn.map_err(|e| self.failed(e))?.commit().map_err(|e| self.failed(e))
+        let txn = txn.map_err(|e| self.failed(e))?;
+        log::note(&txn, position).map_err(|e| self.failed(e))?;
+        txn.commit().map_err(|e| self.failed(e))
     }
 
-    /// Opens the file again after an I/O error (a full disk, a device that came back). True when
-    /// there was something to do.
+    /// Begins a new log and has the state dumped.
+    fn dump(&self, copier: &mut Copier) {
+        copier.dump(self.view(), |position| self.checkpoint(Some(position)));
+    }
+
+    /// Opens the file again after an I/O error (a full disk, a device that came back), and brings it
+    /// up to the last commit. True when there was something to do.
     ///
     /// # Errors
     /// Why it can't be opened yet; the next batch tries again.
@@ -235,7 +245,9 @@ impl Shared {
                 opened => break opened?,
             }
         };
-        *db = Some(opened.ok_or_else(|| missing(&self.path))?);
+        let opened = opened.ok_or_else(|| missing(&self.path))?;
+        log::replay(&opened, &self.path)?;
+        *db = Some(opened);
         self.broken.store(false, Ordering::Release);
         tracing::warn!(path = %self.path.display(), "opened the database again after an error");
         Ok(true)
@@ -258,15 +270,12 @@ impl Shared {
     /// Runs a batch and commits it. Answers nobody: the error is the whole batch's.
     fn commit(&self, jobs: &mut [Job], copier: &mut Copier) -> Result<Vec<Hook>> {
         if self.heal()? {
-            // What the failed commit left is not known to the copy.
-            copier.dump(|| self.view());
+            self.dump(copier);
         }
         let db = self.db();
         let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
         let mut txn = txn.map_err(|e| self.failed(e))?;
         let strict = jobs.iter().any(Job::is_strict);
-        txn.set_durability(if strict { Durability::Immediate } else { Durability::None })
-            .map_err(|e| Error::internal(format!("database durability: {e}")))?;
         let mut hooks = Vec::new();
         let mut wrote = false;
         {
@@ -278,18 +287,33 @@ impl Shared {
                 hooks.extend(own_hooks);
             }
         }
-        // A strict caller waits for the relaxed writes before it too.
-        if wrote || strict && self.unsynced.load(Ordering::Relaxed) {
-            gantry_failpoint::hit("store.commit").context(|| self.path.display().to_string())?;
-            txn.commit().map_err(|e| self.failed(e))?;
-            *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.unsynced.store(!strict, Ordering::Relaxed);
-            copier.committed(|| self.view());
-            // Too late to fail: what is committed is committed.
-            let _ = gantry_failpoint::hit("store.committed");
-        } else {
+        if !wrote {
             txn.abort().map_err(|e| self.failed(e))?;
+            drop(db);
+            // A strict caller waits for the relaxed writes before it too.
+            if strict && !copier.sync() {
+                self.checkpoint(None)?;
+            }
+            return Ok(hooks);
         }
+        gantry_failpoint::hit("store.commit").context(|| self.path.display().to_string())?;
+        let logged = copier.append(strict);
+        if logged && !copier.checkpoint_is_due() {
+            txn.set_durability(Durability::None)
+                .map_err(|e| Error::internal(format!("database durability: {e}")))?;
+        } else {
+            log::note(&txn, copier.position()).map_err(|e| self.failed(e))?;
+            copier.checkpointed();
+        }
+        txn.commit().map_err(|e| self.failed(e))?;
+        drop(db);
+        copier.committed();
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if copier.is_due() {
+            self.dump(copier);
+        }
+        // Too late to fail: what is committed is committed.
+        let _ = gantry_failpoint::hit("store.committed");
         Ok(hooks)
     }
 }
@@ -315,11 +339,13 @@ fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier
         }
         if !dumped && opened.elapsed() > Copier::first_dump_delay() {
             dumped = true;
-            copier.dump(|| shared.view());
+            shared.dump(&mut copier);
         }
     }
-    if let Err(err) = shared.sync() {
-        tracing::error!(path = %shared.path.display(), "closing the database: {err}");
+    // From here on the database needs no log.
+    match shared.checkpoint(None) {
+        Ok(()) => copier.close(),
+        Err(err) => tracing::error!(path = %shared.path.display(), "closing the database: {err}"),
     }
 }
 
@@ -343,9 +369,10 @@ fn merge(
     Ok(())
 }
 
-/// Opens the database, or makes it from its safety copy, or from nothing (and says so).
+/// Opens the database as of its last commit, or makes it from its safety copy, or from nothing (and
+/// says so).
 fn open_or_recover(path: &Path, options: &Options) -> Result<(Database, bool)> {
-    match open_database(path, options) {
+    match open_whole(path, options) {
         Ok(Some(db)) => return Ok((db, false)),
         Ok(None) if Copies::find(path).is_ok_and(|copies| copies.is_empty()) => {
             return Ok((create_database(path, options)?, true));
@@ -355,7 +382,17 @@ fn open_or_recover(path: &Path, options: &Options) -> Result<(Database, bool)> {
         Err(damage) if damage.is_data_loss() => recover(path, damage)?,
         Err(err) => return Err(err),
     }
-    Ok((open_database(path, options)?.ok_or_else(|| missing(path))?, false))
+    Ok((open_whole(path, options)?.ok_or_else(|| missing(path))?, false))
+}
+
+/// Opens a database that exists and brings it up to the end of its logs.
+fn open_whole(path: &Path, options: &Options) -> Result<Option<Database>> {
+    let Some(db) = open_database(path, options)? else { return Ok(None) };
+    let replayed = log::replay(&db, path)?;
+    if replayed > 0 {
+        tracing::info!(path = %path.display(), replayed, "replayed the log after an unclean end");
+    }
+    Ok(Some(db))
 }
 
 fn missing(path: &Path) -> Error {

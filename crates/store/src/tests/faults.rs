@@ -1,9 +1,11 @@
 //! Disks that fail below the database.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -15,6 +17,41 @@ use crate::{KvRead, Options, RedbStore, Store, StoreExt};
 pub(crate) struct Faults {
     write: AtomicBool,
     sync: AtomicBool,
+    log: AtomicBool,
+    /// Up to where each log was synced.
+    synced: Mutex<BTreeMap<PathBuf, u64>>,
+}
+
+impl Faults {
+    pub(crate) fn check_log(faults: Option<&Arc<Self>>) -> io::Result<()> {
+        faults.map_or(Ok(()), |faults| {
+            check(&faults.write)?;
+            check(&faults.sync)?;
+            check(&faults.log)
+        })
+    }
+
+    pub(crate) fn log_synced(faults: Option<&Arc<Self>>, path: &Path, end: u64) {
+        if let Some(faults) = faults {
+            faults.synced.lock().unwrap().insert(path.to_owned(), end);
+        }
+    }
+
+    /// Puts the files of the database into `dir` as a power cut would leave them: of each log what
+    /// was synced, and `more` bytes. Returns the database's path there.
+    pub(crate) fn cut_power(&self, database: &Path, dir: &Path, more: u64) -> PathBuf {
+        let copy = dir.join(database.file_name().unwrap());
+        std::fs::copy(database, &copy).unwrap();
+        for number in crate::copy::Copies::find(database).unwrap().logs {
+            let log = crate::copy::log_path(database, number);
+            let synced = self.synced.lock().unwrap().get(&log).copied();
+            let to = crate::copy::log_path(&copy, number);
+            std::fs::copy(&log, &to).unwrap();
+            let kept = synced.unwrap_or(crate::frames::MAGIC.len() as u64) + more;
+            File::options().write(true).open(&to).unwrap().set_len(kept).unwrap();
+        }
+        copy
+    }
 }
 
 /// A file whose writes and syncs fail when told to.
@@ -95,4 +132,26 @@ fn a_disk_that_comes_back_is_written_to_again() {
     drop(store);
     let store = RedbStore::open(&path, &Options::default()).unwrap();
     assert!(store.view().unwrap().has(b"after").unwrap());
+}
+
+#[test]
+fn a_log_that_fails_leaves_it_to_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let faults = Arc::new(Faults::default());
+    drop(RedbStore::open(&path, &Options::default()).unwrap());
+    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
+    let store = RedbStore::open(&path, &options).unwrap();
+    put(&store, "before").unwrap();
+    faults.log.store(true, Ordering::Relaxed);
+    put(&store, "meanwhile").unwrap();
+    faults.log.store(false, Ordering::Relaxed);
+    put(&store, "after").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = faults.cut_power(&path, elsewhere.path(), 0);
+    let left = RedbStore::open(&copy, &Options::default()).unwrap();
+    let view = left.view().unwrap();
+    for key in [b"before".as_slice(), b"meanwhile", b"after"] {
+        assert!(view.has(key).unwrap(), "{key:?}");
+    }
 }
