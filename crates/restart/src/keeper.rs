@@ -34,6 +34,9 @@ pub(crate) trait World: Send + Sync + 'static {
     /// Removes what is left of the task and starts it anew; returns the pid.
     async fn start(&self, wish: &Wish) -> Result<u32>;
 
+    /// Notes that no start is pending any more.
+    async fn settle(&self);
+
     /// Kills and removes the task.
     async fn stop(&self) -> Result<()>;
 
@@ -123,7 +126,7 @@ pub(crate) async fn keep(
         let news = keeper.take();
         let Some((wish, changed_at)) = keeping.world.wish().await else { return };
         let wish = keeping.hear(news, wish, changed_at).await;
-        let seen = keeping.look().await;
+        let seen = keeping.look(&wish).await;
         let verdict = decide(&wish, seen, keeping.occasion);
         let wake_at = match keeping.due(verdict, seen) {
             None if seen == Seen::Unclear => Instant::now() + UNCLEAR_PAUSE,
@@ -169,10 +172,13 @@ impl Keeping {
             self.started_at = Some(Instant::now());
             self.ended_at = None;
             // A stop that came after the start is not one of the past.
-            let past = changed_at < at && (wish.explicitly_stopped || wish.count > 0);
+            let traces = wish.explicitly_stopped || wish.count > 0 || wish.pending;
+            let past = changed_at < at && traces;
             if past {
                 match self.world.begin_anew().await {
-                    Ok(()) => (wish.explicitly_stopped, wish.count) = (false, 0),
+                    Ok(()) => {
+                        (wish.explicitly_stopped, wish.count, wish.pending) = (false, 0, false);
+                    }
                     Err(err) => tracing::warn!(%err, "count of restarts stays"),
                 }
             }
@@ -184,7 +190,7 @@ impl Keeping {
         wish
     }
 
-    async fn look(&mut self) -> Seen {
+    async fn look(&mut self, wish: &Wish) -> Seen {
         let mut seen = self.world.see().await;
         for _ in 0..STALE_LOOKS_MAX {
             match seen {
@@ -195,8 +201,19 @@ impl Keeping {
             seen = self.world.see().await;
         }
         match seen {
-            Seen::Alive { .. } => self.failed = false,
+            Seen::Alive { .. } => {
+                self.failed = false;
+                if wish.pending {
+                    self.world.settle().await;
+                }
+            }
             Seen::Absent if self.failed => return Seen::Ended { status: STATUS_UNKNOWN },
+            // A daemon before this one died between removing the old task and starting the new.
+            Seen::Absent | Seen::Created
+                if wish.pending && self.occasion == Occasion::DaemonStart =>
+            {
+                return Seen::Ended { status: STATUS_UNKNOWN };
+            }
             _ => {}
         }
         seen

@@ -17,6 +17,10 @@ pub const LOG_PATH: &str = "containerd.io/restart.logpath";
 /// `true` when its user stopped it.
 pub const EXPLICITLY_STOPPED: &str = "containerd.io/restart.explicitly-stopped";
 
+/// `true` from before the old task is removed until the new one runs: a daemon that dies between
+/// the two finds a container without a task, and this. Ours alone.
+pub const PENDING: &str = "io.gantry/restart.pending";
+
 /// The state a container is to be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Desired {
@@ -35,8 +39,10 @@ pub struct Wish {
     pub desired: Desired,
     /// When to start it again.
     pub policy: Policy,
-    /// How often it was started again.
+    /// How often it was started again, without the start that is pending.
     pub count: u32,
+    /// A start was begun and not seen to its end.
+    pub pending: bool,
     /// Its user stopped it.
     pub explicitly_stopped: bool,
     /// URI for its output; empty for nowhere.
@@ -62,10 +68,13 @@ impl Wish {
             ("", path) => format!("file://{path}"),
             (uri, _) => uri.to_owned(),
         };
+        let pending = is_true(text(PENDING));
+        let count: u32 = text(COUNT).parse().unwrap_or(0);
         Some(Self {
             desired,
             policy,
-            count: text(COUNT).parse().unwrap_or(0),
+            count: count.saturating_sub(u32::from(pending)),
+            pending,
             explicitly_stopped: is_true(text(EXPLICITLY_STOPPED)),
             log,
         })

@@ -21,6 +21,7 @@ fn wish(policy: &str, count: u32, explicitly_stopped: bool) -> Wish {
         desired: Desired::Running,
         policy: policy.parse().expect("a policy"),
         count,
+        pending: false,
         explicitly_stopped,
         log: String::new(),
     }
@@ -186,7 +187,8 @@ impl World for Stage {
     async fn start(&self, _: &Wish) -> Result<u32> {
         self.with(|state| {
             state.note("start");
-            state.wish.as_mut().expect("a wish").count += 1;
+            let wish = state.wish.as_mut().expect("a wish");
+            (wish.count, wish.pending) = (wish.count + 1, false);
             if let Some(err) = state.failures.pop_front() {
                 state.seen = Seen::Absent;
                 return Err(err);
@@ -195,6 +197,10 @@ impl World for Stage {
             state.seen = Seen::Alive { pid: state.pid };
             Ok(state.pid)
         })
+    }
+
+    async fn settle(&self) {
+        self.with(|state| state.wish.as_mut().expect("a wish").pending = false);
     }
 
     async fn stop(&self) -> Result<()> {
@@ -326,6 +332,29 @@ async fn a_new_container_is_its_clients_first() {
     // And when the daemon starts nobody is waited for.
     let play = Play::begin(wish("always", 0, true), Seen::Absent, Occasion::DaemonStart).await;
     assert_eq!(play.stage.done(), [("start", 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_the_daemon_did_not_survive_is_seen_to_its_end() {
+    for (policy, count, times) in [("on-failure", 0, 1), ("on-failure:1", 0, 1), ("no", 0, 0)] {
+        let cut_off = Wish { pending: true, ..wish(policy, count, false) };
+        for seen in [Seen::Absent, Seen::Created] {
+            let play = Play::begin(cut_off.clone(), seen, Occasion::DaemonStart).await;
+            play.pass(30_000).await;
+            assert_eq!(play.stage.done().len(), times, "{policy} {seen:?}");
+        }
+        // It came as far as it was meant to.
+        let play = Play::begin(cut_off, Seen::Alive { pid: 1 }, Occasion::DaemonStart).await;
+        assert!(!play.stage.with(|state| state.wish.as_ref().is_some_and(|wish| wish.pending)));
+        // One whose task its user removes is let be.
+        let play = Play::begin(wish(policy, 1, false), Seen::Absent, Occasion::DaemonStart).await;
+        play.pass(30_000).await;
+        assert!(play.stage.done().is_empty(), "{policy}");
+    }
+    let labels = [(labels::STATUS, "running"), (labels::COUNT, "3"), (labels::PENDING, "true")];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let read = Wish::read(&labels).expect("a wish");
+    assert_eq!((read.count, read.pending), (2, true), "it is counted when it is made");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::keeper::World;
-use crate::labels::{COUNT, EXPLICITLY_STOPPED, Wish};
+use crate::labels::{COUNT, EXPLICITLY_STOPPED, PENDING, Wish};
 use crate::monitor::wish_of;
 use crate::policy::Seen;
 
@@ -102,6 +102,20 @@ impl Work {
         }
     }
 
+    /// Removes the task and starts it anew; returns the pid.
+    async fn replace_task(&self, wish: &Wish) -> Result<u32> {
+        self.remove_task().await?;
+        let container = self.db.containers().get(&self.ctx, &self.id).await?;
+        let task = self.create(container, &wish.log).await?;
+        let started = task.start("").await;
+        if started.is_err()
+            && let Err(err) = self.remove_task().await
+        {
+            tracing::warn!(id = self.id, %err, "task that did not start");
+        }
+        started
+    }
+
     async fn rootfs(&self, container: &Container, label: &str) -> Result<Vec<Mount>> {
         if container.snapshot_key.is_empty() {
             return Ok(Vec::new());
@@ -179,21 +193,23 @@ impl World for Work {
     async fn start(&self, wish: &Wish) -> Result<u32> {
         let _room = self.room.acquire().await.expect("never closed");
         let count = (COUNT.to_owned(), wish.count.saturating_add(1).to_string());
-        self.set_labels(Labels::from([count])).await?;
-        self.remove_task().await?;
-        let container = self.db.containers().get(&self.ctx, &self.id).await?;
-        let task = self.create(container, &wish.log).await?;
-        match task.start("").await {
-            Ok(pid) => {
-                tracing::info!(id = self.id, pid, restarts = wish.count + 1, "restarted");
-                Ok(pid)
+        let pending = (PENDING.to_owned(), "true".to_owned());
+        self.set_labels(Labels::from([count, pending])).await?;
+        let started = self.replace_task(wish).await;
+        if let Ok(pid) = started {
+            tracing::info!(id = self.id, pid, restarts = wish.count + 1, "restarted");
+        }
+        self.settle().await;
+        started
+    }
+
+    async fn settle(&self) {
+        let none = Labels::from([(PENDING.to_owned(), String::new())]);
+        match self.set_labels(none).await {
+            Err(err) if !err.is_not_found() => {
+                tracing::warn!(id = self.id, %err, "restart stays on record as pending");
             }
-            Err(err) => {
-                if let Err(err) = self.remove_task().await {
-                    tracing::warn!(id = self.id, %err, "task that did not start");
-                }
-                Err(err)
-            }
+            _ => {}
         }
     }
 
@@ -204,7 +220,7 @@ impl World for Work {
 
     async fn begin_anew(&self) -> Result<()> {
         let container = self.db.containers().get(&self.ctx, &self.id).await?;
-        let reset = [(COUNT, "0"), (EXPLICITLY_STOPPED, "false")];
+        let reset = [(COUNT, "0"), (EXPLICITLY_STOPPED, "false"), (PENDING, "")];
         let there = reset.into_iter().filter(|(key, _)| container.labels.contains_key(*key));
         let labels: Labels = there.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         if labels.is_empty() { Ok(()) } else { self.set_labels(labels).await }

@@ -25,6 +25,7 @@ monitor_test!(root_always_on_containerd, always, containerd, Ctr);
 monitor_test!(root_stops_are_heeded, stops_are_heeded, gantryd, Ctr);
 monitor_test!(root_on_failure_counts, on_failure_counts, gantryd, Ctr);
 monitor_test!(root_kill9_between, kill9_between, gantryd, Ctr);
+monitor_test!(root_kill9_during_a_restart, kill9_during_a_restart, gantryd, Ctr);
 monitor_test!(root_status_stopped, status_stopped, gantryd, Ctr);
 monitor_test!(root_status_stopped_on_containerd, status_stopped, containerd, Ctr);
 monitor_test!(root_started_by_hand, started_by_hand, gantryd, Ctr);
@@ -215,6 +216,31 @@ fn kill9_between(rig: &mut Rig) {
     for id in ["c1", "c2"] {
         remove(rig, id);
     }
+    rig.daemon.assert_clean();
+}
+
+/// The daemon dies when the old task is gone and the new one is not there yet.
+fn kill9_during_a_restart(rig: &mut Rig) {
+    rig.busybox();
+    rig.daemon.stop();
+    rig.daemon.set_env(gantry_failpoint::PLAN_ENV, "bundle.create=abort@2");
+    rig.daemon.start_again();
+    run(rig, "c1", "on-failure:1", SLEEP);
+    let (pid, _) = task(rig, "c1").unwrap();
+    kill(rig, "c1");
+    eventually("the daemon dies", || {
+        if rig.daemon.is_alive() { Err("it lives".to_owned()) } else { Ok(()) }
+    });
+    rig.daemon.set_env(gantry_failpoint::PLAN_ENV, "");
+    rig.daemon.kill9();
+    rig.daemon.start_again();
+    let pid = runs_anew(rig, "c1", &pid);
+    assert_eq!(count(rig, "c1").as_deref(), Some("1"));
+    // That was the one restart it has.
+    kill(rig, "c1");
+    is_stopped(rig, "c1");
+    assert_eq!(task(rig, "c1").map(|(pid, _)| pid), Some(pid));
+    remove(rig, "c1");
     rig.daemon.assert_clean();
 }
 
