@@ -2,6 +2,7 @@
 
 mod delete;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -44,10 +45,10 @@ pub enum Lowers {
     /// against them as if the overlay were mounted: symlinks on the way to an entry, attributes
     /// of parents the layer does not name, hard links to older files, needless whiteouts.
     Known(Vec<PathBuf>),
-    /// Not there yet, as when layers are unpacked side by side. A layer that says everything
+    /// Not there yet, as when layers are unpacked side by side. A layer that says nearly everything
     /// itself still applies, to be finished by [`settle`] once they are there; one that needs the
-    /// layers below is refused with FailedPrecondition and can be applied again, onto an emptied
-    /// directory, once they are known.
+    /// layers below is refused, here or there, with FailedPrecondition and can be applied again,
+    /// onto an emptied directory, once they are known.
     Unknown,
 }
 
@@ -81,8 +82,24 @@ pub struct Applied {
     pub compression: Compression,
     /// Entries applied, whiteouts included.
     pub entries: u64,
-    /// Whiteouts that may hide nothing, for [`settle`]; only with [`Lowers::Unknown`].
-    pub unsettled: Vec<PathBuf>,
+    /// What remains for [`settle`]; something only with [`Lowers::Unknown`].
+    pub unsettled: Unsettled,
+}
+
+/// What of a layer depends on the layers below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Whiteouts that may hide nothing.
+    whiteouts: Vec<PathBuf>,
+    /// Directories that the layer writes into without naming them.
+    parents: BTreeSet<PathBuf>,
+}
+
+impl Unsettled {
+    /// Whether nothing depends on them.
+    pub fn is_empty(&self) -> bool {
+        self.whiteouts.is_empty() && self.parents.is_empty()
+    }
 }
 
 /// Applies the layer read from `reader`, in any compression, onto the directory `root`.
@@ -119,21 +136,25 @@ pub fn apply(reader: impl Read + Send, root: &Path, options: &ApplyOptions) -> R
 }
 
 /// Finishes an upper directory that was applied with [`Lowers::Unknown`], now that `lowers`
-/// (newest first) are there: removes those of the `unsettled` whiteouts that hide nothing. In a
-/// directory that no other layer has, overlayfs would list them as files nobody can open.
+/// (newest first) are there. Directories that it does not name get the attributes they have there.
+/// Whiteouts that hide nothing are removed: in a directory that no other layer has, overlayfs would
+/// list them as files nobody can open.
 ///
 /// # Errors
-/// The file system's.
+/// FailedPrecondition when the layer wrote into what is no directory in the layers below: it must
+/// be applied again; the file system's.
 pub fn settle(
     root: &Path,
     target: Target,
     lowers: &[PathBuf],
-    unsettled: &[PathBuf],
+    unsettled: &Unsettled,
 ) -> Result<()> {
     let options =
         ApplyOptions { target, lowers: Lowers::Known(lowers.to_vec()), ..ApplyOptions::default() };
     let mut applying = Applying::open(root, &options)?;
-    unsettled.iter().try_for_each(|path| applying.settle(path))?;
+    // Parents first: removing whiteouts leaves them the times that this gives them.
+    unsettled.parents.iter().try_for_each(|path| applying.view.confirm(path))?;
+    unsettled.whiteouts.iter().try_for_each(|path| applying.settle_whiteout(path))?;
     applying.finish(false).map(drop)
 }
 
@@ -165,7 +186,7 @@ struct Applying {
     entries: u64,
     devices: u64,
     total_bytes: u64,
-    unsettled: Vec<PathBuf>,
+    unsettled: Unsettled,
 }
 
 impl Applying {
@@ -192,17 +213,18 @@ impl Applying {
             entries: 0,
             devices: 0,
             total_bytes: 0,
-            unsettled: Vec::new(),
+            unsettled: Unsettled::default(),
         })
     }
 
-    fn finish(self, sync: bool) -> Result<(u64, Vec<PathBuf>)> {
+    fn finish(self, sync: bool) -> Result<(u64, Unsettled)> {
         self.view.finish_times()?;
         if sync {
             rustix::fs::syncfs(self.view.root_fd())
                 .map_err(|e| Error::io("sync the file system of the layer", e.into()))?;
         }
-        Ok((self.entries, self.unsettled))
+        let unsettled = Unsettled { parents: self.view.assumed, ..self.unsettled };
+        Ok((self.entries, unsettled))
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
@@ -283,7 +305,9 @@ impl Applying {
                 self.view.make_dir(&parent, name, opaque)?
             }
         };
+        self.view.assumed.remove(path);
         attributes(entry, None).set_on_fd(dir.fd()?.as_fd(), path)?;
+        dir.gives_acls.set(attrs::say_default_acl(&entry.xattrs));
         self.view.times.insert(path.to_owned(), Some(entry.mtime));
         Ok(())
     }
@@ -314,6 +338,7 @@ impl Applying {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(parent.fd()?, os(name), flags, Mode::from_raw_mode(0o600))
             .map_err(|e| failed("create", path, e))?;
+        parent.disinherit(name)?;
         let mut file = File::from(fd);
         let written = |e: std::io::Error| Error::io(format!("write {path:?}"), e);
         match &entry.sparse {
@@ -365,6 +390,7 @@ impl Applying {
             }
             Err(err) => return Err(failed("make device", path, err)),
         }
+        parent.disinherit(name)?;
         attributes(entry, Some(entry)).set_at(parent.fd()?.as_fd(), name, file_type, path)
     }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use gantry_errdefs::{Error, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fgetxattr, fsetxattr, futimens, getxattr, listxattr, lsetxattr,
-    utimensat,
+    chownat, fchmod, fchown, fgetxattr, fgetxattr_query, fsetxattr, futimens, getxattr, listxattr,
+    lremovexattr, lsetxattr, utimensat,
 };
 use rustix::io::Errno;
 use tracing::warn;
@@ -23,6 +23,10 @@ const OVERLAY_PREFIXES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// An extended attribute the host's security module puts on files by itself.
 const HOST_LABEL: &[u8] = b"security.selinux";
+
+/// The access control list of an inode, and the one a directory gives to all that is made in it.
+const ACCESS_ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// What an inode is to look like.
 #[derive(Clone, Debug)]
@@ -97,6 +101,33 @@ impl Attributes<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an open directory gives what is made in it access control lists.
+pub(crate) fn gives_acls(dir: BorrowedFd<'_>) -> bool {
+    fgetxattr_query(dir, DEFAULT_ACL).is_ok_and(|len| len > 0)
+}
+
+/// Whether these extended attributes make a directory one that gives access control lists.
+pub(crate) fn say_default_acl(xattrs: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    xattrs.iter().any(|(name, _)| name == DEFAULT_ACL.as_bytes())
+}
+
+/// Takes from an inode just made the access control lists that its directory gave it. Its mode is
+/// for the caller to set; the kernel worked it out from the list.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn drop_given_acls(dir: BorrowedFd<'_>, name: &[u8], path: &Path) -> Result<()> {
+    let inode = proc_path(dir, name);
+    for list in [ACCESS_ACL, DEFAULT_ACL] {
+        match lremovexattr(&inode, list) {
+            // No such list, as on all but directories for the second; or none known here.
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+            Err(err) => return Err(Error::io(format!("remove {list} of {path:?}"), err.into())),
+        }
+    }
+    Ok(())
 }
 
 /// Whether an extended attribute is overlayfs' own.

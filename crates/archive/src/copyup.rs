@@ -21,6 +21,7 @@ use crate::view::{Dir, Node, View, os};
 /// The file system's.
 pub(crate) fn dir_attributes(view: &View, layer: usize, made: &Dir, stat: &Stat) -> Result<()> {
     let xattrs = view.xattrs(layer, &made.path)?;
+    made.gives_acls.set(attrs::say_default_acl(&xattrs));
     attrs::of_stat(stat, &xattrs).set_on_fd(made.fd()?.as_fd(), &made.path)
 }
 
@@ -42,6 +43,7 @@ pub(crate) fn file(view: &mut View, dir: &Rc<Dir>, name: &[u8], node: &Node) -> 
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let to = openat(dir.fd()?, os(name), flags, Mode::from_raw_mode(0o600));
             let to = File::from(to.map_err(failed)?);
+            dir.disinherit(name)?;
             copy_content(&from, &to, &path)?;
             return attributes.set_on_fd(to.as_fd(), &path).map(|()| dir);
         }
@@ -54,6 +56,7 @@ pub(crate) fn file(view: &mut View, dir: &Rc<Dir>, name: &[u8], node: &Node) -> 
                 (rustix::fs::major(node.stat.st_rdev), rustix::fs::minor(node.stat.st_rdev));
             let mode = Mode::from_raw_mode(0o600);
             mknodat(dir.fd()?, os(name), file_type, mode, makedev(major, minor)).map_err(failed)?;
+            dir.disinherit(name)?;
         }
     }
     attributes.set_at(dir.fd()?.as_fd(), name, file_type, &path)?;

@@ -28,7 +28,7 @@ mod remove;
 pub mod tar;
 mod view;
 
-pub use apply::{Applied, ApplyOptions, Lowers, Target, apply, settle};
+pub use apply::{Applied, ApplyOptions, Lowers, Target, Unsettled, apply, settle};
 pub use compression::{Compression, Compressor, Decompressor};
 pub use diff::{Changes, DiffOptions, Diffed, diff};
 pub use limits::Limits;

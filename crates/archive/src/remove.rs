@@ -1,6 +1,6 @@
 //! Removing what a layer deletes or replaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ pub(crate) fn all(view: &mut View, written: &mut Written, dir: &Dir, name: &[u8]
         Err(err) => return Err(failed(&path, err)),
     }
     view.forget(&path);
-    forget_times(view, &path);
+    forget_under(&mut view.times, &path);
+    view.assumed.retain(|p| !p.starts_with(&path));
     // Depth first without holding a handle a level: a path may have two thousand of them.
     let mut todo = vec![(path, false)];
     while let Some((path, emptied)) = todo.pop() {
@@ -93,15 +94,14 @@ pub(crate) fn unwritten(view: &mut View, written: &mut Written, dir: &Dir) -> Re
     Ok(())
 }
 
-fn forget_times(view: &mut View, path: &Path) {
-    let under: Vec<PathBuf> = view
-        .times
+fn forget_under<V>(known: &mut BTreeMap<PathBuf, V>, path: &Path) {
+    let under: Vec<PathBuf> = known
         .range(path.to_path_buf()..)
         .take_while(|(p, _)| p.starts_with(path))
         .map(|(p, _)| p.clone())
         .collect();
     for path in under {
-        view.times.remove(&path);
+        known.remove(&path);
     }
 }
 

@@ -11,7 +11,8 @@
 
 mod change;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -50,6 +51,8 @@ pub(crate) struct Dir {
     pub(crate) layers: Vec<usize>,
     /// The handle in the tree written, when it exists there.
     pub(crate) fd: Option<OwnedFd>,
+    /// Whether the kernel gives what is made in it access control lists no layer spoke of.
+    pub(crate) gives_acls: Cell<bool>,
 }
 
 impl Dir {
@@ -61,6 +64,18 @@ impl Dir {
         self.fd.as_ref().ok_or_else(|| {
             Error::internal(format!("directory {:?} is not in the tree written", self.path))
         })
+    }
+
+    /// Makes `name`, just made in this directory, free of the lists it may have got from it, and
+    /// says whether it may: then its mode is not that asked for either.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn disinherit(&self, name: &[u8]) -> Result<bool> {
+        if self.gives_acls.get() {
+            attrs::drop_given_acls(self.fd()?.as_fd(), name, &self.path.join(os(name)))?;
+        }
+        Ok(self.gives_acls.get())
     }
 
     /// Whether trees below the written one are part of it.
@@ -111,6 +126,9 @@ pub(crate) struct View {
     memo: Option<(Vec<u8>, Rc<Dir>)>,
     /// Times to give directories at the end, by resolved path. `None`: leave as it is.
     pub(crate) times: BTreeMap<PathBuf, Option<Timespec>>,
+    /// Directories made because something lies in them, while the trees below were not given: they
+    /// get the attributes they have there when it is known, or remain as they are.
+    pub(crate) assumed: BTreeSet<PathBuf>,
 }
 
 impl View {
@@ -134,8 +152,15 @@ impl View {
         for lower in lowers {
             layers.push(open(lower)?);
         }
-        let dirs = HashMap::new();
-        Ok(Self { layers, overlay, symlink_count_max, dirs, memo: None, times: BTreeMap::new() })
+        Ok(Self {
+            layers,
+            overlay,
+            symlink_count_max,
+            dirs: HashMap::new(),
+            memo: None,
+            times: BTreeMap::new(),
+            assumed: BTreeSet::new(),
+        })
     }
 
     /// How overlayfs marks things here; `None` for a plain directory.
@@ -161,7 +186,7 @@ impl View {
         if !self.is_opaque(0, Path::new(""))? {
             layers.extend(1..self.layers.len());
         }
-        Ok(self.remember(Dir { path: PathBuf::new(), layers, fd: Some(fd) }))
+        Ok(self.remember(PathBuf::new(), layers, Some(fd)))
     }
 
     /// Walks `names` from the root, following symlinks inside the view, to a directory.
@@ -379,10 +404,12 @@ impl View {
             }
             _ => None,
         };
-        Ok(self.remember(Dir { path, layers, fd }))
+        Ok(self.remember(path, layers, fd))
     }
 
-    fn remember(&mut self, dir: Dir) -> Rc<Dir> {
+    fn remember(&mut self, path: PathBuf, layers: Vec<usize>, fd: Option<OwnedFd>) -> Rc<Dir> {
+        let gives_acls = Cell::new(fd.as_ref().is_some_and(|fd| attrs::gives_acls(fd.as_fd())));
+        let dir = Dir { path, layers, fd, gives_acls };
         if self.dirs.len() >= DIR_CACHE_COUNT_MAX {
             self.dirs.clear();
         }

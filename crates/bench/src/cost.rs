@@ -1,5 +1,7 @@
 //! What a piece of work cost: time, and what its processes used.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gantry_testkit::Daemon;
@@ -18,6 +20,8 @@ pub(crate) struct Cost {
     pub(crate) cpu: Duration,
     /// Bytes they wrote to disk.
     pub(crate) written: u64,
+    /// Bytes that are on disk in the end and were not before.
+    pub(crate) kept: u64,
     /// Greatest RSS of the daemon, KiB.
     pub(crate) peak: u64,
 }
@@ -31,20 +35,40 @@ impl Cost {
         work: impl FnOnce(&Daemon, P),
     ) -> Self {
         let prepared = prepare(&daemon);
+        let kept = on_disk(&daemon.root());
         let (cpu, written) = (cpu_of(daemon.pid()), written_by(daemon.pid()));
         let before = (children_cpu(), children_written());
         let begin = Instant::now();
         work(&daemon, prepared);
         let wall = begin.elapsed();
         let peak = peak_of(daemon.pid());
+        let kept = on_disk(&daemon.root()).saturating_sub(kept);
         drop(daemon);
         Self {
             wall,
             cpu: children_cpu().saturating_sub(before.0).saturating_sub(cpu),
             written: children_written().saturating_sub(before.1).saturating_sub(written),
+            kept,
             peak,
         }
     }
+}
+
+/// Bytes that the files below `dir` take on disk.
+fn on_disk(dir: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            // Files with several names are few in these images.
+            bytes += meta.blocks() * 512 / if meta.is_dir() { 1 } else { meta.nlink().max(1) };
+            if meta.is_dir() {
+                todo.push(entry.path());
+            }
+        }
+    }
+    bytes
 }
 
 /// Adds the medians of both sides' costs.
@@ -56,6 +80,13 @@ pub(crate) fn report(report: &mut Report, what: &str, sides: &[Vec<Cost>; 2]) {
     report.times(&format!("{what}: time"), times(|cost| cost.wall));
     report.times(&format!("{what}: CPU"), times(|cost| cost.cpu));
     report.sizes(&format!("{what}: written"), of(|cost| cost.written / 1024));
+    let kept = of(|cost| cost.kept);
+    if kept.iter().all(|kept| *kept > 0) {
+        #[allow(clippy::cast_precision_loss, reason = "a ratio shown with two digits")]
+        let each = of(|cost| cost.written).map(|b| b as f64);
+        let share = [0, 1].map(|n| each[n] / kept[n] as f64);
+        report.factors(&format!("{what}: written per byte kept"), share);
+    }
     report.sizes(&format!("{what}: peak RSS of the daemon"), of(|cost| cost.peak));
 }
 

@@ -1,10 +1,18 @@
 //! Moving images: pull, push, import and export, each daemon with the client it is used with.
+//!
+//! `images` measures everything; `images-big-gzip`, `images-big-zstd`, `images-small-gzip`,
+//! `images-small-zstd`, `images-layer` and `images-list` one part each. Making the big images takes
+//! longer than moving them: with `GANTRY_BENCH_IMAGES` they are kept in that directory.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+mod list;
+mod material;
 
-use gantry_testkit::{Compression, Ctr, Daemon, DaemonKind, Image, ImageBuilder, Layer, Registry};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gantry_core::Digest;
+use gantry_testkit::{Compression, Ctr, Daemon, DaemonKind, Image, Registry};
 
 use crate::cost::{self, Cost};
 use crate::report::Report;
@@ -15,77 +23,121 @@ const ROUNDS: usize = 3;
 /// Longest a client may take: a pull of gigabytes on a busy machine.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Directories of this machine that the layers of the big image are made of: programs, many
-/// small files, and libraries, over a gigabyte together.
-const BIG_LAYERS: [&str; 6] = ["bin", "sbin", "share", "lib/python3", "lib/gcc", "lib/git-core"];
+/// Size of the layer that shows whether memory follows the size of a layer: some times what the
+/// daemon may take.
+const HUGE_LAYER_BYTES: usize = 1 << 30;
 
 const KINDS: [DaemonKind; 2] = [DaemonKind::Containerd, DaemonKind::Gantryd];
 
-pub(crate) fn run(report: &mut Report) {
-    let registry = Registry::start();
-    let gzip = from_usr(Compression::Gzip);
-    moved(&registry, report, "six layers of /usr, gzip", &gzip, true);
-    drop(gzip);
-    let zstd = from_usr(Compression::Zstd);
-    moved(&registry, report, "six layers of /usr, zstd", &zstd, false);
-    drop(zstd);
-    let small = Image::builder().layers(40).build();
-    moved(&registry, report, "40 small layers, gzip", &small, false);
-    let small = Image::builder().layers(40).compression(Compression::Zstd).build();
-    moved(&registry, report, "40 small layers, zstd", &small, false);
+/// The parts, which are arguments of the program behind `images-`.
+const PARTS: [&str; 6] = ["big-gzip", "big-zstd", "small-gzip", "small-zstd", "layer", "list"];
+
+/// Runs the parts that `wanted` names; all of them when it names none or `images`.
+pub(crate) fn run(report: &mut Report, wanted: &[String]) {
+    let all = wanted.is_empty() || wanted.iter().any(|w| w == "images");
+    let parts = PARTS
+        .iter()
+        .filter(|part| all || wanted.iter().any(|w| w.strip_prefix("images-") == Some(part)));
+    for part in parts {
+        let compression = match part.ends_with("zstd") {
+            true => Compression::Zstd,
+            false => Compression::Gzip,
+        };
+        match *part {
+            "list" => list::run(report),
+            "layer" => {
+                let image = material::kept("layer", || {
+                    Image::builder().big_layer(HUGE_LAYER_BYTES, 7).build()
+                });
+                moved(report, "one layer of 1 GiB", &image, false);
+            }
+            _ if part.starts_with("big") => {
+                let image = material::kept(part, || material::from_usr(compression));
+                moved(report, &format!("six layers of /usr, {}", &part[4..]), &image, true);
+            }
+            _ => {
+                let image = Image::builder().layers(40).compression(compression).build();
+                moved(report, &format!("40 small layers, {}", &part[6..]), &image, true);
+            }
+        }
+    }
+}
+
+/// Whether an argument of the program is for this bench.
+pub(crate) fn is_part(wanted: &str) -> bool {
+    wanted.strip_prefix("images-").is_some_and(|part| PARTS.contains(&part))
 }
 
 /// Measures the ways of `image`: the pull alone, or `all`.
-fn moved(registry: &Registry, report: &mut Report, what: &str, image: &Image, all: bool) {
-    let tag = what.replace([' ', ',', '/'], "-");
-    let reference = image.push(registry, &format!("bench:{tag}"));
-    let pull = |kind| {
-        Cost::of(
-            start(kind),
-            |_| (),
-            |daemon, ()| {
-                client(daemon).ok(["images", "pull", "--plain-http", &reference]);
-            },
-        )
-    };
-    compare(report, &format!("pull {what}"), pull);
+fn moved(report: &mut Report, what: &str, image: &Image, all: bool) {
+    let registry = Registry::start();
+    let tag = what.replace([' ', ',', '/'], "-").to_lowercase();
+    let reference = image.push(&registry, &format!("bench:{tag}"));
+    compare(report, &format!("pull {what}"), |kind| {
+        let pull = |daemon: &Daemon, ()| {
+            client(daemon).ok(["images", "pull", "--plain-http", &reference]);
+        };
+        cost_of(kind, |_| (), pull)
+    });
     if !all {
         return;
     }
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = crate::root().expect("a directory on disk");
     let archive = dir.path().join("image.tar");
     image.write_oci_tar(&archive, &reference);
     let archive = archive.to_string_lossy().into_owned();
     compare(report, &format!("import {what}"), |kind| {
-        Cost::of(
-            start(kind),
-            |_| (),
-            |daemon, ()| {
-                client(daemon).ok(["images", "import", &archive]);
-            },
-        )
+        let import = |daemon: &Daemon, ()| {
+            client(daemon).ok(["images", "import", &archive]);
+        };
+        cost_of(kind, |_| (), import)
     });
     let imported = |daemon: &Daemon| -> Ctr {
         let client = client(daemon);
         client.ok(["images", "import", &archive]);
         client
     };
-    let out: PathBuf = dir.path().join("exported.tar");
+    let limits = Limits::of(image, dir.path());
+    println!(
+        "{what}: digesting takes {:.1} ms, writing {:.1} ms",
+        limits.digesting.as_secs_f64() * 1e3,
+        limits.writing.as_secs_f64() * 1e3
+    );
+    let out = dir.path().join("exported.tar");
     let out = out.to_string_lossy().into_owned();
     compare(report, &format!("export {what}"), |kind| {
-        Cost::of(start(kind), imported, |_, client| {
+        cost_of(kind, imported, |_, client| {
             client.ok(["images", "export", &out, &reference]);
         })
     });
     compare(report, &format!("push {what}"), |kind| {
         let target = Registry::start();
-        let cost = Cost::of(start(kind), imported, |_, client| {
+        let cost = cost_of(kind, imported, |_, client| {
             let to = format!("{}/pushed:1", target.host());
             client.ok(["images", "push", "--plain-http", &to, &reference]);
         });
         drop(target);
         cost
     });
+}
+
+/// What nobody who moves the blobs of an image can be faster than.
+struct Limits {
+    digesting: Duration,
+    writing: Duration,
+}
+
+impl Limits {
+    fn of(image: &Image, dir: &Path) -> Self {
+        let begin = Instant::now();
+        image.blobs().values().for_each(|bytes| drop(Digest::of(bytes)));
+        let digesting = begin.elapsed();
+        let begin = Instant::now();
+        let mut file = tempfile::tempfile_in(dir).expect("a temporary file");
+        let written = image.blobs().values().try_for_each(|bytes| file.write_all(bytes));
+        written.and_then(|()| file.sync_data()).expect("writing to disk");
+        Self { digesting, writing: begin.elapsed() }
+    }
 }
 
 /// Runs `work` on both kinds of daemon in turn.
@@ -99,11 +151,27 @@ fn compare(report: &mut Report, what: &str, work: impl Fn(DaemonKind) -> Cost) {
     cost::report(report, what, &sides);
 }
 
-fn start(kind: DaemonKind) -> Daemon {
-    match kind {
-        DaemonKind::Containerd => Daemon::containerd().start(),
-        DaemonKind::Gantryd => Daemon::gantryd().start(),
-    }
+/// The cost of `work` on a daemon of its own, with its root on disk.
+fn cost_of<P>(
+    kind: DaemonKind,
+    prepare: impl FnOnce(&Daemon) -> P,
+    work: impl FnOnce(&Daemon, P),
+) -> Cost {
+    let root = crate::root().expect("a directory on disk");
+    let builder = match kind {
+        DaemonKind::Containerd => Daemon::containerd(),
+        DaemonKind::Gantryd => Daemon::gantryd(),
+    };
+    // As daemons run; those of tests log everything.
+    let daemon = builder.root(root.path()).arg("--log-level").arg("info").start();
+    // What was written for the round before is not this one's to wait for.
+    settle_disk();
+    Cost::of(daemon, prepare, work)
+}
+
+/// Writes out what anyone left unwritten.
+fn settle_disk() {
+    let _done = std::process::Command::new("sync").status();
 }
 
 /// The client that users of this daemon have.
@@ -113,23 +181,4 @@ fn client(daemon: &Daemon) -> Ctr {
         DaemonKind::Gantryd => daemon.gantry(),
     };
     client.with_timeout(CLIENT_TIMEOUT)
-}
-
-/// Six layers of files of this machine.
-fn from_usr(compression: Compression) -> Image {
-    let layers = BIG_LAYERS.iter().map(|part| layer_of(&Path::new("/usr").join(part)));
-    let builder: ImageBuilder = Image::builder().only_layers(layers).compression(compression);
-    builder.build()
-}
-
-fn layer_of(dir: &Path) -> Layer {
-    let mut layer = Layer::new();
-    let list = Command::new("find").arg(dir).args(["-type", "f"]).output();
-    let list = list.map(|o| o.stdout).unwrap_or_default();
-    for path in String::from_utf8_lossy(&list).lines() {
-        if let Ok(data) = std::fs::read(path) {
-            layer = layer.file(path.trim_start_matches('/'), 0o644, data);
-        }
-    }
-    layer
 }

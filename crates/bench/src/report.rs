@@ -39,8 +39,13 @@ impl Report {
         self.add(what, "KiB", containerd as f64, gantry as f64, true);
     }
 
+    /// Adds plain numbers of which the smaller is the better.
+    pub(crate) fn factors(&mut self, what: &str, [containerd, gantry]: [f64; 2]) {
+        self.add(what, "", containerd, gantry, true);
+    }
+
     fn add(&mut self, what: &str, unit: &'static str, c: f64, g: f64, smaller_is_better: bool) {
-        println!("{what}: {c:.1} {unit} containerd, {g:.1} {unit} gantry");
+        println!("{what}: {c:.2} {unit} containerd, {g:.2} {unit} gantry");
         let what = what.to_owned();
         self.lines.push(Line { what, unit, containerd: c, gantry: g, smaller_is_better });
     }
@@ -48,14 +53,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n{:<52} {:>12} {:>12}   {:>6}", "", "containerd", "gantry", "ratio")?;
+        writeln!(f, "\n{:<60} {:>12} {:>12}   {:>6}", "", "containerd", "gantry", "ratio")?;
         for line in &self.lines {
             let ratio = line.gantry / line.containerd;
             let better = if line.smaller_is_better { ratio < 1.0 } else { ratio > 1.0 };
             let mark = if better { "" } else { "  (worse)" };
             writeln!(
                 f,
-                "{:<52} {:>9.1} {:<3}{:>9.1} {:<3} {:>5.2}x{mark}",
+                "{:<60} {:>9.2} {:<3}{:>9.2} {:<3} {:>5.2}x{mark}",
                 line.what, line.containerd, line.unit, line.gantry, line.unit, ratio
             )?;
         }

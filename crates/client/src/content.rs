@@ -1,10 +1,13 @@
 //! Blobs.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use gantry_api::containerd::services::content::v1 as wire;
 use gantry_api::containerd::services::content::v1::content_client::ContentClient;
+use gantry_api::gantry::services::documents::v1 as documents;
+use gantry_api::gantry::services::documents::v1::documents_client::DocumentsClient;
 use gantry_core::{Descriptor, Digest, Labels};
 use gantry_errdefs::{Error, Result};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -27,6 +30,9 @@ const WRITES_QUEUED_MAX: usize = 4;
 /// Largest blob that [`Content::read`] keeps in memory, in bytes. Manifests and configs are far
 /// smaller; layers are streamed.
 const WHOLE_BLOB_SIZE_MAX: i64 = 64 << 20;
+
+/// Blobs asked for in one call by [`Content::read_documents`]; what gantryd takes.
+const DOCUMENTS_IN_CALL_MAX: usize = 10_000;
 
 /// How long [`Content::writer`] waits for another writer of the same reference.
 const LOCKED_PATIENCE: Duration = Duration::from_secs(30);
@@ -180,6 +186,30 @@ impl Content {
             }
         }
         Ok(all.into())
+    }
+
+    /// The bytes of many small blobs, such as manifests and configs, in one call. What is not there,
+    /// is large, or is on a daemon that cannot do this is left out: [`Self::read`] has the last word.
+    ///
+    /// # Errors
+    /// The daemon's, other than that it does not know the call.
+    pub async fn read_documents(&self, digests: &[Digest]) -> Result<HashMap<Digest, Bytes>> {
+        let mut found = HashMap::with_capacity(digests.len());
+        for asked in digests.chunks(DOCUMENTS_IN_CALL_MAX) {
+            let digests = asked.iter().map(Digest::to_string).collect();
+            let request = self.client.request(documents::ReadDocumentsRequest { digests });
+            let answer = service!(self.client, DocumentsClient).read(request).await;
+            let mut pages = match answer.map_err(status) {
+                Err(e) if e.is_unimplemented() => break,
+                answer => answer?.into_inner(),
+            };
+            while let Some(page) = pages.message().await.map_err(status)? {
+                for document in page.documents {
+                    found.insert(document.digest.parse()?, document.data.into());
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// A blob's bytes from `offset` on, piece by piece.

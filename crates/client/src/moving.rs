@@ -73,6 +73,18 @@ impl Client {
         local::pull(self, options, progress).await
     }
 
+    /// Pushes by this program, whatever the daemon could do. It is tried once.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; Unavailable when the daemon goes away.
+    pub async fn push_local(
+        &self,
+        options: &PushOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        local::push(self, options, progress).await
+    }
+
     /// Pushes an image. Goes on when the daemon goes away and comes back.
     ///
     /// # Errors
@@ -103,6 +115,9 @@ impl Client {
         options: &PushOptions,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<()> {
+        if options.manifest.is_some() {
+            return local::push(self, options, progress).await;
+        }
         match self.transfer().push(options.clone(), &mut *progress).await {
             Err(e) if e.is_unimplemented() => local::push(self, options, progress).await,
             other => other,

@@ -24,8 +24,9 @@ const QUEUED_MAX: usize = 16;
 /// Largest piece of bytes in one message; what containerd's clients send.
 const DATA_SIZE_MAX: usize = 32 << 10;
 
-/// Bytes the sender may have under way; what containerd's clients allow.
-const WINDOW_SIZE: i32 = 64 << 10;
+/// Bytes the sender may have under way. containerd's clients allow 64 KiB, with which two messages
+/// are all that is on its way; daemons send as much as they are allowed.
+const WINDOW_SIZE: i32 = 512 << 10;
 
 /// A stream of messages, both ways.
 pub(crate) struct MessageStream {

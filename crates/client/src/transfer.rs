@@ -89,6 +89,8 @@ pub struct PushOptions {
     pub registry: RegistryOptions,
     /// Platforms to push; empty for all that are there.
     pub platforms: Vec<Platform>,
+    /// What to push instead of the image, by its digest; this program does that.
+    pub manifest: Option<Descriptor>,
 }
 
 /// What happens to the images of an archive.
@@ -110,6 +112,9 @@ pub struct ImportOptions {
     pub all_platforms: bool,
     /// Snapshotter to unpack into; None only stores.
     pub unpack: Option<String>,
+    /// Compresses the layers that an archive of docker's holds as plain tars. Daemons without the
+    /// transfer service are given them as they are.
+    pub compress: bool,
 }
 
 /// What of images goes into an archive.
@@ -229,6 +234,7 @@ impl PushOptions {
             reference: reference.into(),
             registry: RegistryOptions::default(),
             platforms: Vec::new(),
+            manifest: None,
         }
     }
 
@@ -349,8 +355,11 @@ impl Transfer {
             ..wire::ImageStore::default()
         };
         let bytes = MessageStream::open(&self.client, "import").await?;
-        let source =
-            wire::ImageImportStream { stream: bytes.id().to_owned(), ..Default::default() };
+        let source = wire::ImageImportStream {
+            stream: bytes.id().to_owned(),
+            force_compress: options.compress,
+            ..Default::default()
+        };
         let transfer = self.run(&source, &store, Vec::new(), progress);
         // The transfer's own error says more than that of its stream.
         let (done, sent) = tokio::join!(transfer, bytes.send_bytes(archive));

@@ -81,6 +81,27 @@ pub trait Store: Send + Sync + 'static {
     /// NotFound.
     async fn reader(&self, digest: &Digest) -> Result<Box<dyn Reader>>;
 
+    /// Reads blobs of at most `len_max` bytes whole. The answers are in the order of `digests`;
+    /// None for what is not there or larger.
+    ///
+    /// # Errors
+    /// The I/O error.
+    async fn read_small(&self, digests: &[Digest], len_max: u64) -> Result<Vec<Option<Bytes>>> {
+        let mut read = Vec::with_capacity(digests.len());
+        for digest in digests {
+            read.push(match self.reader(digest).await {
+                Ok(reader) if reader.size() <= len_max => {
+                    let len = usize::try_from(reader.size()).unwrap_or(usize::MAX);
+                    Some(reader.read_at(0, len).await?)
+                }
+                Ok(_) => None,
+                Err(err) if err.is_not_found() => None,
+                Err(err) => return Err(err),
+            });
+        }
+        Ok(read)
+    }
+
     /// Removes the blob `digest`; open readers keep reading.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub async fn run(store: &dyn Store) {
 pub async fn behind_the_api(store: &dyn Store) {
     commit_makes_a_blob(store).await;
     reads_any_range(store).await;
+    small_blobs_in_one_go(store).await;
     walk_sees_blobs_once(store).await;
     one_writer_per_reference(store).await;
     writer_resumes(store).await;
@@ -100,6 +101,16 @@ async fn reads_any_range(store: &dyn Store) {
     });
     let all = copied.await.expect("no panic").expect("a blob reads as a stream");
     assert_eq!(all, data);
+}
+
+async fn small_blobs_in_one_go(store: &dyn Store) {
+    let one = ok(put(store, "suite-small-1", b"small blob").await);
+    let two = ok(put(store, "suite-small-2", b"another small blob").await);
+    let large = ok(put(store, "suite-small-3", &[7; 100]).await);
+    let none = Digest::of(b"small blob that is not there");
+    let read = ok(store.read_small(&[two, none, large, one], 99).await);
+    let small = |bytes| Some(Bytes::from_static(bytes));
+    assert_eq!(read, [small(b"another small blob"), None, None, small(b"small blob")]);
 }
 
 async fn walk_sees_blobs_once(store: &dyn Store) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gantry_api::containerd::services as api;
 use gantry_api::containerd::services::events::ttrpc::v1::events_ttrpc;
 use gantry_api::gantry::services::doctor::v1::doctor_server::DoctorServer;
+use gantry_api::gantry::services::documents::v1::documents_server::DocumentsServer;
 use gantry_api::gantry::services::shims::v1::shims_server;
 use gantry_core::deadlines;
 use gantry_doctor::{Doctor, Unclean};
@@ -297,6 +298,9 @@ pub(crate) fn routes(parts: &Parts) -> Routes {
         )))
         .add_service(limited!(DoctorServer::new(services::DoctorService::new(
             parts.doctor.clone()
+        ))))
+        .add_service(limited!(DocumentsServer::new(services::DocumentsService::new(
+            parts.db.clone()
         ))))
         .add_service(limited!(api::mounts::v1::mounts_server::MountsServer::new(
             services::MountsService::new(parts.activations.clone())

@@ -295,12 +295,11 @@ impl Differ {
         options: DiffOptions,
     ) -> Result<(JoinHandle<Result<Diffed>>, mpsc::Receiver<Bytes>)> {
         let slot = self.slot(Origin::Store).await?;
-        let (pieces, arriving) = mpsc::channel(PIECE_COUNT_MAX);
+        let (mut out, arriving) = Pieces::new();
         let temp = self.temp.clone();
         let (left, right) = (left.to_vec(), right.to_vec());
         let work = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let mut out = Pieces { pieces, buf: Vec::with_capacity(PIECE_BYTES) };
             diff_mounts(&left, &right, &temp, &mut out, &options)
         });
         Ok((work, arriving))
@@ -354,7 +353,11 @@ impl Differ {
     }
 }
 
-async fn store_pieces(
+/// Writes what arrives.
+///
+/// # Errors
+/// The content store's.
+pub(crate) async fn store_pieces(
     writer: &mut ContentWriter,
     arriving: &mut mpsc::Receiver<Bytes>,
 ) -> Result<()> {
@@ -373,10 +376,18 @@ pub(crate) fn joined<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Re
     }
 }
 
-/// Writes to a channel of pieces.
-struct Pieces {
+/// Writes to a channel of pieces. What was not flushed does not arrive.
+pub(crate) struct Pieces {
     pieces: mpsc::Sender<Bytes>,
     buf: Vec<u8>,
+}
+
+impl Pieces {
+    /// Both ends of a channel.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Bytes>) {
+        let (pieces, arriving) = mpsc::channel(PIECE_COUNT_MAX);
+        (Self { pieces, buf: Vec::with_capacity(PIECE_BYTES) }, arriving)
+    }
 }
 
 impl Write for Pieces {

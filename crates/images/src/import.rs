@@ -8,6 +8,7 @@
 mod docker;
 mod members;
 mod names;
+mod squeeze;
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,13 @@ pub struct ImportOptions {
     pub platforms: Matcher,
     /// Accept an archive that lacks content of those platforms as well.
     pub allow_missing: bool,
+    /// Compress the layers that an archive of docker's holds as plain tars.
+    pub compress: bool,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { platforms: Matcher::all(), allow_missing: false }
+        Self { platforms: Matcher::all(), allow_missing: false, compress: false }
     }
 }
 
@@ -83,7 +86,7 @@ async fn import_held(
     options: &ImportOptions,
 ) -> Result<Imported> {
     let archived = members::read(db, ctx, reader).await?;
-    let index = index_of(db, ctx, &archived).await?;
+    let index = index_of(db, ctx, &archived, options.compress).await?;
     label_tree(db, ctx, &index, options).await?;
     let bytes = content::read_document(&db.content(), ctx, &index).await?;
     let manifests = Index::parse(&index.digest, &bytes)?.manifests;
@@ -100,7 +103,12 @@ struct Layout {
 }
 
 /// The index that the archive's documents describe, stored.
-async fn index_of(db: &Db, ctx: &Context, archived: &Archived) -> Result<Descriptor> {
+async fn index_of(
+    db: &Db,
+    ctx: &Context,
+    archived: &Archived,
+    compress: bool,
+) -> Result<Descriptor> {
     if let Some(layout) = &archived.layout {
         let layout: Layout = serde_json::from_slice(layout)
             .map_err(|e| Error::invalid_argument(format!("archive member oci-layout: {e}")))?;
@@ -120,7 +128,7 @@ async fn index_of(db: &Db, ctx: &Context, archived: &Archived) -> Result<Descrip
             "the archive is no image: it has neither oci-layout nor manifest.json",
         ));
     };
-    let index = docker::index(db, ctx, archived, manifest).await?;
+    let index = docker::index(db, ctx, archived, manifest, compress).await?;
     store_document(db, ctx, media_types::OCI_INDEX, &index).await
 }
 

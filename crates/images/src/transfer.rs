@@ -93,6 +93,8 @@ pub struct StoreOptions {
     pub extra_references: Vec<ImageReference>,
     /// Where to unpack it.
     pub unpacks: Vec<UnpackTarget>,
+    /// Compress the layers that an archive of docker's holds as plain tars.
+    pub compress: bool,
 }
 
 impl StoreOptions {
@@ -219,7 +221,11 @@ impl Transfer {
         store: &StoreOptions,
         progress: &ProgressSink,
     ) -> Result<Vec<Image>> {
-        let options = ImportOptions { platforms: store.matcher(), ..ImportOptions::default() };
+        let options = ImportOptions {
+            platforms: store.matcher(),
+            compress: store.compress,
+            ..ImportOptions::default()
+        };
         let imported = import::import(&self.db, ctx, reader, &options).await?;
         let mut named: Vec<(String, Descriptor)> = Vec::new();
         if !store.name.is_empty() {

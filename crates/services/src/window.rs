@@ -11,8 +11,9 @@ use prost_types::Any;
 
 use crate::streaming::Stream;
 
-/// Bytes in flight towards a receiver; clients use the same.
-pub const WINDOW_LEN: usize = 64 << 10;
+/// Bytes in flight towards a receiver. Clients use 64 KiB, which makes an import wait for a grant
+/// after every second message; they send as much as they are granted.
+pub const WINDOW_LEN: usize = 512 << 10;
 
 /// Bytes in one message; clients use the same.
 pub const DATA_LEN_MAX: usize = 32 << 10;

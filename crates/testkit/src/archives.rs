@@ -1,10 +1,11 @@
 //! Images as files: OCI layout directories and tars, Docker archives.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use gantry_core::{Descriptor, media_types};
-use serde_json::json;
+use gantry_core::{Descriptor, Digest, media_types};
+use serde_json::{Value, json};
 
 use crate::image::Image;
 use crate::registry::Registry;
@@ -25,6 +26,24 @@ impl Image {
         }
         fs::write(dir.join("oci-layout"), OCI_LAYOUT).expect("writing oci-layout");
         fs::write(dir.join("index.json"), self.layout_index(name)).expect("writing index.json");
+    }
+
+    /// Reads back what [`Image::write_oci_layout`] wrote for a single image.
+    ///
+    /// # Panics
+    /// When it is not that.
+    pub fn read_oci_layout(dir: &Path) -> Self {
+        let mut blobs = BTreeMap::new();
+        for entry in fs::read_dir(dir.join("blobs/sha256")).expect("the blob directory") {
+            let bytes = fs::read(entry.expect("a blob's name").path()).expect("reading a blob");
+            blobs.insert(Digest::of(&bytes), bytes);
+        }
+        let index = fs::read(dir.join("index.json")).expect("reading index.json");
+        let index: Value = serde_json::from_slice(&index).expect("index.json is JSON");
+        let mut top: Descriptor =
+            serde_json::from_value(index["manifests"][0].clone()).expect("a descriptor");
+        top.annotations.clear();
+        Self::of_blobs(blobs, top)
     }
 
     /// Writes the OCI layout as a tar, as `images import` takes it.

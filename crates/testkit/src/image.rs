@@ -77,6 +77,21 @@ impl Image {
         Self { blobs, top, order, diff_ids }
     }
 
+    /// The image whose manifest is `top`, of blobs that are there.
+    pub(crate) fn of_blobs(blobs: BTreeMap<Digest, Vec<u8>>, top: Descriptor) -> Self {
+        let mut image = Self { blobs, top, order: Vec::new(), diff_ids: Vec::new() };
+        let manifest = image.manifest();
+        let parse = |value: &Value| -> Descriptor {
+            serde_json::from_value(value.clone()).expect("manifests have descriptors")
+        };
+        image.order.extend(manifest["layers"].as_array().into_iter().flatten().map(parse));
+        let config = parse(&manifest["config"]);
+        let diff_ids = image.json(&config.digest)["rootfs"]["diff_ids"].clone();
+        image.diff_ids = serde_json::from_value(diff_ids).expect("the config has diff IDs");
+        image.order.extend([config, image.top.clone()]);
+        image
+    }
+
     /// The descriptor of the manifest or index.
     pub fn top(&self) -> &Descriptor {
         &self.top

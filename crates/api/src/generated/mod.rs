@@ -134,6 +134,11 @@ pub mod gantry {
                 include!("gantry.services.doctor.v1.rs");
             }
         }
+        pub mod documents {
+            pub mod v1 {
+                include!("gantry.services.documents.v1.rs");
+            }
+        }
         pub mod shims {
             pub mod v1 {
                 include!("gantry.services.shims.v1.rs");

@@ -37,14 +37,14 @@ impl Applying {
                 .map_err(|e| failed("make whiteout", &path, e))?;
             self.view.forget(&path);
             if self.view.overlay().is_some_and(|o| o.lowers_unknown) {
-                self.unsettled.push(path);
+                self.unsettled.whiteouts.push(path);
             }
         }
         Ok(())
     }
 
     /// Removes a whiteout that turns out to hide nothing.
-    pub(super) fn settle(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn settle_whiteout(&mut self, path: &Path) -> Result<()> {
         let parent = self.view.find(path.parent().unwrap_or(Path::new("")))?;
         let Some(parent) = parent else { return Ok(()) };
         let name = path.file_name().unwrap_or_default().as_bytes();
@@ -66,6 +66,10 @@ impl Applying {
     }
 
     fn opaque_dir(&mut self, path: &Path) -> Result<()> {
+        // What it hides keeps the attributes it has below, where the layer wrote into it before.
+        if let Some(inside) = self.view.assumed.iter().find(|p| *p != path && p.starts_with(path)) {
+            return Err(needs_lowers(inside, "a parent directory"));
+        }
         let dir = self.view.reopen(path)?;
         let unknown = self.view.overlay().is_some_and(|o| o.lowers_unknown);
         let mark = self.view.overlay().is_some() && (unknown || dir.merges());

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use gantry_errdefs::{Error, Result};
-use rustix::fs::{AtFlags, Mode, fstat, mkdirat};
+use rustix::fs::{AtFlags, Mode, chmodat, fstat, mkdirat};
 
 use super::{Dir, Node, View, child_path, is_whiteout, needs_lowers, os};
 use crate::{attrs, copyup};
@@ -45,6 +45,10 @@ impl View {
         let below = if opaque { None } else { self.lookup_below(dir, name)? };
         mkdirat(dir.fd()?, os(name), Mode::from_raw_mode(0o755))
             .map_err(|e| Error::io(format!("make directory {path:?}"), e.into()))?;
+        if dir.disinherit(name)? {
+            chmodat(dir.fd()?, os(name), Mode::from_raw_mode(0o755), AtFlags::empty())
+                .map_err(|e| Error::io(format!("set the mode of {path:?}"), e.into()))?;
+        }
         let mut layers = vec![0];
         if let Some(node) = below.filter(Node::is_dir) {
             layers.extend(node.layers);
@@ -82,14 +86,34 @@ impl View {
     }
 
     pub(super) fn create_missing(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<Rc<Dir>> {
-        if self.overlay.is_some_and(|o| o.lowers_unknown) && !self.is_masked(dir, name)? {
-            return Err(needs_lowers(&dir.path.join(os(name)), "a parent directory"));
-        }
+        let unknown =
+            self.overlay.is_some_and(|o| o.lowers_unknown) && !self.is_masked(dir, name)?;
         let dir = self.writable(dir)?;
         let hidden = self.clear_whiteout(&dir, name)?;
         let made = self.make_dir(&dir, name, hidden)?;
         self.times.insert(made.path.clone(), None);
+        if unknown {
+            self.assumed.insert(made.path.clone());
+        }
         Ok(made)
+    }
+
+    /// Gives a directory that was assumed the attributes it has in the trees below, now that they
+    /// are known.
+    ///
+    /// # Errors
+    /// FailedPrecondition when it is no directory there; the file system's.
+    pub(crate) fn confirm(&mut self, path: &Path) -> Result<()> {
+        let Some(parent) = self.find(path.parent().unwrap_or(Path::new("")))? else {
+            return Ok(());
+        };
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let Some(node) = self.lookup_below(&parent, name)? else { return Ok(()) };
+        if !node.is_dir() {
+            return Err(needs_lowers(path, "a parent that is no directory"));
+        }
+        let made = self.reopen(path)?;
+        copyup::dir_attributes(self, node.layer, &made, &node.stat)
     }
 
     /// Whether nothing below can show at `name`: a whiteout is there or `dir` is opaque.

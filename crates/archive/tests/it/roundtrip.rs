@@ -7,7 +7,7 @@ use gantry_archive::{Changes, Compression, DiffOptions, apply, diff};
 use gantry_core::Digest;
 use proptest::prelude::*;
 
-use crate::support::{Header, Tar, snapshot};
+use crate::support::{DEFAULT_ACL, Header, Tar, acl, snapshot};
 
 /// One inode of a random tree.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(crate) enum Op {
     Link(String),
     Fifo,
     Xattr(Vec<u8>),
+    /// A directory with a default access control list.
+    Giving,
 }
 
 pub(crate) fn name() -> impl Strategy<Value = String> {
@@ -34,6 +36,7 @@ fn op() -> impl Strategy<Value = (String, Op, u64)> {
         2 => name().prop_map(Op::Link),
         1 => Just(Op::Fifo),
         1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(Op::Xattr),
+        1 => Just(Op::Giving),
     ];
     (name(), kind, prop::sample::select(vec![1u64, 1_600_000_000, 1_600_000_001]))
 }
@@ -52,6 +55,7 @@ fn make(root: &Path, ops: &[(String, Op, u64)]) {
             }
             Op::Link(to) => Tar::new().hardlink(path, to),
             Op::Fifo => Tar::new().header(&header(b'6')),
+            Op::Giving => Tar::new().pax(&[(DEFAULT_ACL, &acl())]).header(&header(b'5')),
             Op::Xattr(value) => {
                 Tar::new().pax(&[("SCHILY.xattr.user.x", value)]).header(&header(b'0'))
             }

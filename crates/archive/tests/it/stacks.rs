@@ -8,11 +8,13 @@ use gantry_archive::{ApplyOptions, Lowers, apply, settle};
 use proptest::prelude::*;
 
 use crate::overlay::{Scratch, upper_options};
-use crate::support::{Header, Snapshot, Tar, snapshot};
+use crate::support::{DEFAULT_ACL, Header, Node, Snapshot, Tar, acl, snapshot};
 
 #[derive(Clone, Debug)]
 enum Op {
     Dir(String, u32),
+    /// A directory with a default access control list, which nothing in it may inherit.
+    Giving(String),
     File(String, Vec<u8>),
     Symlink(String, String),
     Link(String, String),
@@ -27,6 +29,7 @@ fn path() -> impl Strategy<Value = String> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (path(), prop::sample::select(vec![0o755, 0o700])).prop_map(|(p, m)| Op::Dir(p, m)),
+        2 => path().prop_map(Op::Giving),
         4 => (path(), prop::collection::vec(any::<u8>(), 0..5)).prop_map(|(p, d)| Op::File(p, d)),
         1 => (path(), path()).prop_map(|(p, to)| Op::Symlink(p, to)),
         2 => (path(), path()).prop_map(|(p, to)| Op::Link(p, to)),
@@ -35,7 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a path of the model is: kind, data and permission bits.
+/// What a path of the model is: kind, data (with the values of extended attributes behind it) and
+/// permission bits.
 type Inode = (&'static str, Vec<u8>, u32);
 
 /// A tree of paths, and the rules of the OCI layer specification.
@@ -86,6 +90,11 @@ impl Model {
                 Op::Dir(path, mode) if self.reachable(path, true) => {
                     self.put(path, ("dir", Vec::new(), *mode), &mut written);
                     tar = tar.header(&Header { mode: *mode, ..Header::new(path, b'5') });
+                }
+                Op::Giving(path) if self.reachable(path, true) => {
+                    self.put(path, ("dir", acl(), 0o770), &mut written);
+                    let header = Header { mode: 0o770, ..Header::new(path, b'5') };
+                    tar = tar.pax(&[(DEFAULT_ACL, &acl())]).header(&header);
                 }
                 Op::File(path, data) if self.reachable(path, true) => {
                     self.put(path, ("file", data.clone(), 0o644), &mut written);
@@ -154,8 +163,11 @@ fn check(stack: &[Vec<Op>]) -> Result<(), TestCaseError> {
 
         let mut upper = scratch.make(&format!("alone{i}"));
         let unknown = upper_options(Lowers::Unknown);
-        match apply(layer.as_slice(), &upper, &unknown) {
-            Ok(applied) => settle(&upper, unknown.target, &alone, &applied.unsettled).unwrap(),
+        let applied = apply(layer.as_slice(), &upper, &unknown);
+        let settled =
+            applied.and_then(|applied| settle(&upper, unknown.target, &alone, &applied.unsettled));
+        match settled {
+            Ok(()) => {}
             Err(err) => {
                 prop_assert!(err.is_failed_precondition(), "layer {}: {}", i, err);
                 upper = scratch.make(&format!("again{i}"));
@@ -167,8 +179,9 @@ fn check(stack: &[Vec<Op>]) -> Result<(), TestCaseError> {
         alone.insert(0, upper);
     }
     let want = comparable(snapshot(&tree));
+    let data = |n: &Node| n.xattrs.iter().fold(n.data.clone(), |d, (_, v)| [d, v.clone()].concat());
     let seen: BTreeMap<_, _> =
-        want.iter().map(|(p, n)| (p.clone(), (n.kind.clone(), n.data.clone(), n.mode))).collect();
+        want.iter().map(|(p, n)| (p.clone(), (n.kind.clone(), data(n), n.mode))).collect();
     let model: BTreeMap<_, _> = model
         .0
         .into_iter()
@@ -218,6 +231,12 @@ fn root_stacks_that_went_wrong_before() {
     check(&[vec![dir("a"), file("a/b")], vec![wh("a")], vec![file("a/c")]]).unwrap();
     check(&[vec![file("a/b")], vec![file("a"), dir("a")]]).unwrap();
     check(&[vec![file("a")], vec![dir("c"), wh("c/a")]]).unwrap();
+    check(&[vec![Op::Dir("a/b".into(), 0o700)], vec![file("a/b/c"), Op::Opaque("a".into())]])
+        .unwrap();
+    check(&[vec![file("a")], vec![wh("a"), file("a/b/c"), Op::Opaque("a".into())]]).unwrap();
+    let giving = |p: &str| Op::Giving(p.into());
+    check(&[vec![giving("a"), file("a/b/c")], vec![file("a/c"), dir("a/a")]]).unwrap();
+    check(&[vec![giving("a"), file("a/b")], vec![dir("a"), file("a/c")]]).unwrap();
     check(&[vec![file("a")], vec![dir("c"), wh("c/a"), file("c/a")]]).unwrap();
     check(&[vec![file("a")], vec![dir("c"), wh("c/a"), file("c")]]).unwrap();
     check(&[vec![dir("a/b/c")], vec![Op::Opaque("a".into()), dir("a/b")]]).unwrap();

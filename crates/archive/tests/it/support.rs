@@ -133,6 +133,23 @@ impl Tar {
     }
 }
 
+/// A list that lets user 12 and the group in as well, as the kernel keeps it in an attribute.
+pub(crate) fn acl() -> Vec<u8> {
+    let nobody = u32::MAX;
+    let entries: [(u16, u16, u32); 5] =
+        [(0x01, 7, nobody), (0x02, 6, 12), (0x04, 5, nobody), (0x10, 7, nobody), (0x20, 0, nobody)];
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        value.extend(tag.to_le_bytes());
+        value.extend(permissions.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
+/// The record that makes the directory whose header follows give [`acl`] to what is made in it.
+pub(crate) const DEFAULT_ACL: &str = "SCHILY.xattr.system.posix_acl_default";
+
 /// One inode as tests compare it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {

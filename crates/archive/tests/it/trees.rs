@@ -6,7 +6,7 @@ use gantry_archive::{Compression, Compressor};
 use gantry_core::Digest;
 use std::io::Write;
 
-use crate::support::{Header, Tar, paths, snapshot, xattrs};
+use crate::support::{DEFAULT_ACL, Header, Tar, acl, paths, snapshot, xattrs};
 
 #[test]
 fn root_every_kind_with_its_attributes() {
@@ -42,6 +42,70 @@ fn root_every_kind_with_its_attributes() {
     assert_eq!(tree["null"].data, rustix::fs::makedev(1, 3).to_string().as_bytes());
     assert_eq!((tree["sda1"].kind.as_str(), tree["sda1"].mode), ("block", 0o660));
     assert_eq!(tree["pipe"].kind, "fifo");
+}
+
+#[test]
+fn root_nothing_inherits_a_default_acl() {
+    let temp = tempfile::tempdir().unwrap();
+    let acl = acl();
+    let inside = |tar: Tar, n: u32| {
+        tar.file(format!("d/f{n}"), "x")
+            .dir(format!("d/d{n}"))
+            .file(format!("d/d{n}/f"), "")
+            .file(format!("d/m{n}/missing/f"), "")
+            .symlink(format!("d/s{n}"), "f")
+            .hardlink(format!("d/l{n}"), format!("d/f{n}"))
+            .header(&Header { device: (1, 3), ..Header::new(format!("d/null{n}"), b'3') })
+            .header(&Header::new(format!("d/pipe{n}"), b'6'))
+    };
+    let check = |n: u32, names: usize| {
+        let tree = snapshot(temp.path());
+        let given: Vec<_> = tree.iter().filter(|(_, node)| !node.xattrs.is_empty()).collect();
+        let [(name, dir)] = given[..] else { panic!("{given:#?}") };
+        assert_eq!(name, "d");
+        assert_eq!(dir.xattrs, [(b"system.posix_acl_default".to_vec(), acl.clone())]);
+        let mode = |name: &str| tree[&format!("d/{name}")].mode;
+        assert_eq!((mode(&format!("f{n}")), mode(&format!("pipe{n}"))), (0o644, 0o644));
+        assert_eq!((mode(&format!("d{n}")), mode(&format!("m{n}/missing"))), (0o755, 0o755));
+        assert_eq!(tree.len(), names);
+    };
+    let tar = Tar::new().pax(&[(DEFAULT_ACL, &acl)]).dir("d");
+    inside(tar, 1).apply(temp.path()).unwrap();
+    check(1, 11);
+    // A layer that does not name the directory, and one that names it so again.
+    inside(Tar::new(), 2).apply(temp.path()).unwrap();
+    check(2, 21);
+    let tar = Tar::new().dir("d").pax(&[(DEFAULT_ACL, &acl)]).dir("d");
+    inside(tar, 3).apply(temp.path()).unwrap();
+    check(3, 31);
+}
+
+#[test]
+fn root_a_default_acl_of_the_host_stays_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let name = "system.posix_acl_default";
+    rustix::fs::setxattr(temp.path(), name, &acl(), rustix::fs::XattrFlags::empty()).unwrap();
+    Tar::new().dir("d").file("d/f", "x").file("f", "x").apply(temp.path()).unwrap();
+    let tree = snapshot(temp.path());
+    assert!(tree.values().all(|node| node.xattrs.is_empty()), "{tree:#?}");
+    assert_eq!((tree["d"].mode, tree["f"].mode), (0o755, 0o644));
+}
+
+#[test]
+fn root_an_own_acl_is_kept_in_a_directory_that_gives_another() {
+    let temp = tempfile::tempdir().unwrap();
+    let (given, own) = (acl(), [&acl()[..16], &[4][..], &acl()[17..]].concat());
+    let file = Header { mode: 0o770, ..Header::new("d/f", b'0') };
+    Tar::new()
+        .pax(&[(DEFAULT_ACL, &given)])
+        .dir("d")
+        .pax(&[("SCHILY.xattr.system.posix_acl_access", &own)])
+        .header(&file)
+        .apply(temp.path())
+        .unwrap();
+    let tree = snapshot(temp.path());
+    assert_eq!(tree["d/f"].xattrs, [(b"system.posix_acl_access".to_vec(), own)]);
+    assert_eq!(tree["d/f"].mode, 0o770);
 }
 
 #[test]

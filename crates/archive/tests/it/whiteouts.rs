@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use gantry_archive::{ApplyOptions, Lowers, Target};
+use gantry_archive::{ApplyOptions, Lowers, Target, settle};
 
-use crate::support::{Tar, paths};
+use crate::support::{Header, Tar, paths, snapshot};
 
 fn base() -> Tar {
     Tar::new().dir("d").file("d/old", "1").dir("d/sub").file("d/sub/old", "1").file("f", "1")
@@ -129,11 +129,11 @@ fn root_lower_layers_are_seen_through() {
 fn root_without_the_lower_layers_a_layer_must_say_everything() {
     let temp = tempfile::tempdir().unwrap();
     let refused = [
-        Tar::new().file("d/new", "2"),
         Tar::new().hardlink("hard", "f"),
         Tar::new().dir("d").hardlink("hard", "d/f"),
         Tar::new().file("d/.wh.old", ""),
         Tar::new().file("d/.wh..wh..opq", ""),
+        Tar::new().file("d/d/new", "2").file("d/.wh..wh..opq", ""),
     ];
     for tar in refused {
         let up = tempfile::tempdir_in(temp.path()).unwrap();
@@ -151,6 +151,47 @@ fn root_without_the_lower_layers_a_layer_must_say_everything() {
         .unwrap();
     assert!(is_whiteout(&up.path().join("f")) && is_whiteout(&up.path().join("d/old")));
     assert!(!is_opaque(&up.path().join("d")));
+}
+
+#[test]
+fn root_parents_that_only_lower_layers_name_look_as_they_do_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = |name: &str| tempfile::Builder::new().prefix(name).tempdir_in(temp.path()).unwrap();
+    let low = dir("low");
+    let header = Header { mode: 0o1750, uid: 3, mtime: 9, ..Header::new("d/e", b'5') };
+    Tar::new()
+        .dir("d")
+        .pax(&[("SCHILY.xattr.user.x", b"1")])
+        .header(&header)
+        .symlink("link", "d")
+        .file("file", "")
+        .apply(low.path())
+        .unwrap();
+    let lowers = [low.path().to_owned()];
+    let unknown = upper(Lowers::Unknown);
+    let up = dir("up");
+    let applied = Tar::new()
+        .file("d/e/new", "2")
+        .file("d/e/.wh.gone", "")
+        .file("other/new", "2")
+        .file("named/new", "2")
+        .header(&Header { mode: 0o700, ..Header::new("named", b'5') })
+        .apply_with(up.path(), &unknown)
+        .unwrap();
+    settle(up.path(), unknown.target, &lowers, &applied.unsettled).unwrap();
+    let tree = snapshot(up.path());
+    let e = &tree["d/e"];
+    assert_eq!((e.mode, e.owner, e.mtime), (0o1750, (3, 0), (9, 0)));
+    assert_eq!(e.xattrs, [(b"user.x".to_vec(), b"1".to_vec())]);
+    assert_eq!((tree["other"].mode, tree["named"].mode), (0o755, 0o700));
+    assert!(!tree.contains_key("d/e/gone"), "the whiteout hides nothing");
+
+    for (name, what) in [("link/new", "a symlink"), ("file/new", "a file")] {
+        let up = dir("up");
+        let applied = Tar::new().file(name, "2").apply_with(up.path(), &unknown).unwrap();
+        let err = settle(up.path(), unknown.target, &lowers, &applied.unsettled).unwrap_err();
+        assert!(err.is_failed_precondition(), "{what}: {err}");
+    }
 }
 
 #[test]

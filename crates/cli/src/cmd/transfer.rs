@@ -4,14 +4,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gantry_client::{CopyOptions, ExportOptions, ImportOptions, PullOptions, PushOptions};
-use gantry_core::{Platform, platforms};
+use gantry_core::{Descriptor, Digest, Platform, media_types, platforms};
 use gantry_errdefs::{Error, Result};
+use tokio::io::{BufReader, BufWriter};
 
+use crate::cmd::images::discard;
 use crate::progress::Display;
 use crate::registry_flags::RegistryFlags;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
 use crate::{labels, output};
+
+/// The step of an import by which an image gets its name.
+const SAVED: &str = "saved";
+
+/// Bytes of an archive read or written at once: each piece costs a hand-over to another thread.
+const FILE_PIECE_BYTES: usize = 1 << 20;
 
 /// A platform on the command line.
 pub(crate) fn parse_platform(text: &str) -> Result<Platform, String> {
@@ -34,8 +42,14 @@ pub(crate) struct PullFlags {
     #[arg(long)]
     all_platforms: bool,
     /// Fetch manifests and configs of every platform
-    #[arg(long)]
+    #[arg(long, conflicts_with = "skip_metadata")]
     all_metadata: bool,
+    /// Leave out what belongs to other platforms; so it is without --all-metadata
+    #[arg(long)]
+    skip_metadata: bool,
+    /// Have the layers on disk before they are used; so it always is on gantryd
+    #[arg(long)]
+    sync_fs: bool,
     /// Print the name of the image's snapshot
     #[arg(long)]
     print_chainid: bool,
@@ -59,6 +73,15 @@ pub(crate) struct PushFlags {
     /// Platforms to push
     #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
     platforms: Vec<Platform>,
+    /// Push what this digest names instead of an image, by this program
+    #[arg(long, value_name = "DIGEST", conflicts_with_all = ["platforms", "image"])]
+    manifest: Option<Digest>,
+    /// Media type of --manifest
+    #[arg(long, value_name = "TYPE", default_value = media_types::OCI_MANIFEST)]
+    manifest_type: String,
+    /// Push by this program instead of the daemon
+    #[arg(long)]
+    local: bool,
     /// Full reference to push to
     reference: String,
     /// Local image, when it has another name
@@ -91,6 +114,15 @@ pub(crate) struct ImportFlags {
     /// Store only, do not unpack
     #[arg(long)]
     no_unpack: bool,
+    /// Compress plain layers of docker's archives
+    #[arg(long)]
+    compress_blobs: bool,
+    /// Let layers be collected once they are unpacked
+    #[arg(long, conflicts_with = "no_unpack")]
+    discard_unpacked_layers: bool,
+    /// Have the layers on disk before they are used; so it always is on gantryd
+    #[arg(long)]
+    sync_fs: bool,
     #[command(flatten)]
     snapshotter: SnapshotterFlag,
     /// Archive, or - for standard input
@@ -181,14 +213,28 @@ impl PullFlags {
 
 impl PushFlags {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let manifest = match self.manifest {
+            None => None,
+            Some(digest) => {
+                let size = session.client.content().info(&digest).await?.size;
+                Some(Descriptor::new(&self.manifest_type, digest, size))
+            }
+        };
+        let by_this_program = self.local || manifest.is_some();
         let options = PushOptions {
             image: self.image.unwrap_or_else(|| self.reference.clone()),
             reference: self.reference.clone(),
             registry: self.registry.options(&self.reference)?,
             platforms: self.platforms,
+            manifest,
         };
         let mut display = Display::new();
-        session.client.transfer().push(options, |step| display.step(&step)).await?;
+        let step = |step: gantry_client::Progress| display.step(&step);
+        if by_this_program {
+            session.client.push_local(&options, step).await?;
+        } else {
+            session.client.transfer().push(options, step).await?;
+        }
         display.finish(&format!("pushed {}", self.reference));
         Ok(0)
     }
@@ -224,17 +270,30 @@ impl ImportFlags {
             platforms: self.platforms,
             all_platforms: self.all_platforms,
             unpack: (!self.no_unpack).then_some(self.snapshotter.name),
+            compress: self.compress_blobs,
         };
         let mut display = Display::new();
-        let step = |step: gantry_client::Progress| display.step(&step);
+        let mut saved = Vec::new();
+        let step = |step: gantry_client::Progress| {
+            if step.event == SAVED {
+                saved.push(step.name.clone());
+            }
+            display.step(&step);
+        };
         let transfer = session.client.transfer();
         let name = self.archive.display().to_string();
         if name == "-" {
             transfer.import(&mut tokio::io::stdin(), options, step).await?;
         } else {
             let file = tokio::fs::File::open(&self.archive).await;
-            let mut file = file.map_err(|e| Error::io(&name, e))?;
+            let file = file.map_err(|e| Error::io(&name, e))?;
+            let mut file = BufReader::with_capacity(FILE_PIECE_BYTES, file);
             transfer.import(&mut file, options, step).await?;
+        }
+        if self.discard_unpacked_layers {
+            for image in &saved {
+                discard::layers(&session.client, image).await?;
+            }
         }
         display.finish(&format!("imported {name}"));
         Ok(0)
@@ -259,12 +318,13 @@ impl ExportFlags {
         // Under another name until it is whole.
         let partial = self.archive.with_extension("partial");
         let io = |e| Error::io(&name, e);
-        let mut file = tokio::fs::File::create(&partial).await.map_err(io)?;
+        let file = tokio::fs::File::create(&partial).await.map_err(io)?;
+        let mut file = BufWriter::with_capacity(FILE_PIECE_BYTES, file);
         let mut display = Display::new();
         let step = |step: gantry_client::Progress| display.step(&step);
         let exported = transfer.export(&self.images, &options, &mut file, step).await;
         let done = match exported {
-            Ok(_) => file.sync_all().await.map_err(io),
+            Ok(_) => file.get_ref().sync_all().await.map_err(io),
             Err(e) => Err(e),
         };
         if let Err(e) = done {

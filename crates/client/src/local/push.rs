@@ -41,16 +41,24 @@ pub(crate) async fn push(
 ) -> Result<()> {
     let reference = Reference::parse(&options.reference)?;
     let repository = options.registry.resolver().repository(&reference).await?;
-    let record = client.images().get(&options.image).await?;
-    let top = if options.platforms.is_empty() {
-        record.target
-    } else {
-        let wanted = matcher(false, &options.platforms);
-        client.resolve_target(&options.image, &record.target, &wanted).await?.manifest_descriptor
+    let top = match &options.manifest {
+        Some(manifest) => manifest.clone(),
+        None => target(client, options).await?,
     };
     let content = client.content();
     let work = |steps| Push { content, repository, steps }.run(top);
     followed(work, progress).await
+}
+
+/// What the image is to the registry: all of it, or the manifest for a platform.
+async fn target(client: &Client, options: &PushOptions) -> Result<Descriptor> {
+    let record = client.images().get(&options.image).await?;
+    if options.platforms.is_empty() {
+        return Ok(record.target);
+    }
+    let wanted = matcher(false, &options.platforms);
+    let image = client.resolve_target(&options.image, &record.target, &wanted).await?;
+    Ok(image.manifest_descriptor)
 }
 
 impl Push {

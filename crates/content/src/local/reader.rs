@@ -24,6 +24,16 @@ impl FileReader {
         let size = file.metadata().context(|| "blob")?.len();
         Ok(Self { file: Arc::new(file), size })
     }
+
+    /// All of it, unless that is more than `len_max`. Blocks.
+    pub(super) fn whole(&self, len_max: u64) -> Result<Option<Bytes>> {
+        if self.size > len_max {
+            return Ok(None);
+        }
+        let mut buf = vec![0; usize::try_from(self.size).unwrap_or(0)];
+        self.file.read_exact_at(&mut buf, 0).context(|| "read blob")?;
+        Ok(Some(buf.into()))
+    }
 }
 
 #[async_trait]

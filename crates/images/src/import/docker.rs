@@ -9,10 +9,11 @@ use gantry_errdefs::{Error, Result};
 use gantry_metadata::Db;
 
 use super::members::{Archived, Stored};
-use super::store_document;
+use super::{squeeze, store_document};
 use crate::content::read_document;
 
-/// Makes manifests for the images, stores them, and returns the bytes of an index over them.
+/// Makes manifests for the images, stores them, and returns the bytes of an index over them. With
+/// `compress` plain layers are compressed for it.
 ///
 /// # Errors
 /// InvalidArgument for what does not fit together.
@@ -21,10 +22,11 @@ pub(super) async fn index(
     ctx: &Context,
     archived: &Archived,
     manifest: &[u8],
+    compress: bool,
 ) -> Result<Vec<u8>> {
     let mut manifests = Vec::new();
     for image in ArchivedImage::parse_all(manifest)? {
-        manifests.extend(entries(db, ctx, archived, &image).await?);
+        manifests.extend(entries(db, ctx, archived, &image, compress).await?);
     }
     let index = Index {
         schema_version: 2,
@@ -40,6 +42,7 @@ async fn entries(
     ctx: &Context,
     archived: &Archived,
     image: &ArchivedImage,
+    compress: bool,
 ) -> Result<Vec<Descriptor>> {
     let find = |what: &str, name: &str| {
         archived.blob(name).ok_or_else(|| {
@@ -53,10 +56,13 @@ async fn entries(
     let parsed = ImageConfig::parse(&config.digest, &bytes)?;
     let mut layers = Vec::new();
     for name in &image.layers {
-        let stored = find("layer", name)?;
+        let mut stored = find("layer", name)?.clone();
+        if compress && Compression::of_magic(&stored.head) == Compression::None {
+            stored = squeeze::gzip(db, ctx, &stored).await?;
+        }
         let compression = Compression::of_magic(&stored.head);
         layers.push(described(
-            stored,
+            &stored,
             &compression.layer_type_like(media_types::DOCKER_LAYER, false),
         ));
     }

@@ -3,14 +3,15 @@
 //! The layer goes into a snapshot without a parent, with its deletions written the way overlayfs
 //! keeps them, and gets its parent with the commit (a rebase). Most layers can be unpacked so; one
 //! that names things only lower layers have is refused by the archive code, and unpacked by the
-//! caller in its turn instead. Deletions of single names are settled before the commit: a whiteout
-//! of something that is not there would show up in listings (overlayfs passes directories that
+//! caller in its turn instead. Before the commit is settled what depends on the layers below:
+//! directories that the layer writes into without naming them look as they do there, and whiteouts
+//! of what is not there go, which would show up in listings (overlayfs passes directories that
 //! nothing lies below through as they are).
 
 use std::io::Read;
 use std::path::PathBuf;
 
-use gantry_archive::{Applied, ApplyOptions, Lowers, Target};
+use gantry_archive::{Applied, ApplyOptions, Lowers, Target, Unsettled};
 use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Snapshots;
@@ -139,8 +140,8 @@ impl Ahead {
         joined(work.await)
     }
 
-    /// Takes back the deletions of what is not there, now that the parent is.
-    async fn settle(&self, dir: PathBuf, unsettled: Vec<PathBuf>) -> Result<()> {
+    /// Finishes what depends on the layers below, now that they are there.
+    async fn settle(&self, dir: PathBuf, unsettled: Unsettled) -> Result<()> {
         if unsettled.is_empty() {
             return Ok(());
         }

@@ -11,6 +11,7 @@ mod writer;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use gantry_content::{Reader, Status, WriterOptions};
 use gantry_core::{Context, Digest, Labels, Namespace, fieldmask, filters, labels};
 use gantry_errdefs::{Error, Result};
@@ -125,6 +126,30 @@ impl Content {
     pub async fn reader(&self, ctx: &Context, digest: &Digest) -> Result<Box<dyn Reader>> {
         read(&self.db.view()?, ctx, digest)?;
         self.db.shared.content.reader(digest).await
+    }
+
+    /// Reads blobs of at most `len_max` bytes whole; what is not there or larger is left out.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub async fn read_small(
+        &self,
+        ctx: &Context,
+        mut digests: Vec<Digest>,
+        len_max: u64,
+    ) -> Result<Vec<(Digest, Bytes)>> {
+        let view = self.db.view()?;
+        let mut there = Vec::with_capacity(digests.len());
+        for digest in digests.drain(..) {
+            match read(&view, ctx, &digest) {
+                Ok(_) => there.push(digest),
+                Err(err) if err.is_not_found() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        drop(view);
+        let read = self.db.shared.content.read_small(&there, len_max).await?;
+        Ok(there.into_iter().zip(read).filter_map(|(d, bytes)| Some((d, bytes?))).collect())
     }
 
     /// Opens or resumes an ingest. The ingest joins the context's lease, or expires after a day.

@@ -54,7 +54,8 @@ impl TransferService {
             (Place::Store(from), Place::Store(to)) => {
                 self.transfer.tag(ctx, &from.name, &to, &progress).await.map(drop)
             }
-            (Place::Import { stream }, Place::Store(to)) => {
+            (Place::Import { stream, compress }, Place::Store(to)) => {
+                let to = StoreOptions { compress, ..to };
                 let stream = self.streams.take(&ctx.namespace, &stream)?;
                 pipes::read(stream, |archive| self.transfer.import(ctx, archive, &to, &progress))
                     .await
@@ -64,7 +65,7 @@ impl TransferService {
                 let stream = self.streams.take(&ctx.namespace, &stream)?;
                 self.export(ctx, &from, &options, stream, &progress).await
             }
-            (Place::Import { stream: from }, Place::Export { stream: to, .. }) => {
+            (Place::Import { stream: from, .. }, Place::Export { stream: to, .. }) => {
                 let from = self.streams.take(&ctx.namespace, &from)?;
                 let to = self.streams.take(&ctx.namespace, &to)?;
                 pipes::echo(from, to).await

@@ -31,6 +31,8 @@ pub(super) enum Place {
     Import {
         /// Name of the stream.
         stream: String,
+        /// Whether plain layers of docker's archives are compressed.
+        compress: bool,
     },
     /// An archive that the client receives.
     Export {
@@ -79,7 +81,7 @@ impl Place {
             return Ok(Self::Store(store_options(store)));
         }
         if let Some(import) = any.unpack::<wire::ImageImportStream>()? {
-            return Ok(Self::Import { stream: import.stream });
+            return Ok(Self::Import { stream: import.stream, compress: import.force_compress });
         }
         if let Some(export) = any.unpack::<wire::ImageExportStream>()? {
             let platforms = if export.all_platforms || export.platforms.is_empty() {
@@ -161,6 +163,7 @@ fn store_options(store: wire::ImageStore) -> StoreOptions {
         manifest_limit: usize::try_from(store.manifest_limit).unwrap_or(usize::MAX),
         extra_references: store.extra_references.into_iter().map(reference).collect(),
         unpacks: store.unpacks.into_iter().map(unpack).collect(),
+        compress: false,
     }
 }
 

@@ -43,6 +43,7 @@ use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::Mount;
 use gantry_store::Store;
 use gantry_sys::tree::{self, Measure};
+use rustix::io::Errno;
 
 use crate::{CommitOptions, Info, Kind, Snapshotter, Upkeep, Usage};
 pub(crate) use records::Snapshot;
@@ -483,13 +484,16 @@ impl Drop for Held<'_> {
 }
 
 /// Makes a directory that only root may enter: files in layers carry the owners and modes of the
-/// containers', so what keeps others out is this.
+/// containers', so what keeps others out is this. What is made inside gets no access control list
+/// from it: were one set for everything on the host's disk, files of containers would have it.
 pub(crate) fn make_private(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .context(|| path.display().to_string())
+    let what = || path.display().to_string();
+    DirBuilder::new().recursive(true).mode(0o700).create(path).context(what)?;
+    match rustix::fs::removexattr(path, "system.posix_acl_default") {
+        // None set, or none to be set on this file system.
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(err) => Err(io::Error::from(err)).context(what),
+    }
 }
 
 /// Runs `work` to its end even when the caller goes away.

@@ -117,6 +117,33 @@ async fn space_is_freed_when_configured() {
 }
 
 #[tokio::test]
+async fn snapshots_inherit_no_access_control_list() {
+    let place = Place::new();
+    let root = place.root().join("new");
+    fs::create_dir(&root).unwrap();
+    // Version 2; owner, user 12, group, mask, others.
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, id) in [(1_u16, u32::MAX), (2, 12), (4, u32::MAX), (16, u32::MAX), (32, u32::MAX)] {
+        acl.extend([tag.to_le_bytes(), 5_u16.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let (default, access) = ("system.posix_acl_default", "system.posix_acl_access");
+    rustix::fs::setxattr(&root, default, &acl, rustix::fs::XattrFlags::empty()).unwrap();
+    let store = std::sync::Arc::clone(&place.store);
+    let sn = gantry_snapshots::Overlayfs::open(&root, OverlayfsConfig::default(), store).unwrap();
+    sn.prepare("one", None, Labels::new()).await.unwrap();
+    let dirs: Vec<_> = fs::read_dir(root.join("snapshots")).unwrap().collect();
+    assert_eq!(dirs.len(), 1);
+    let dir = dirs.into_iter().next().unwrap().unwrap().path();
+    for list in [default, access] {
+        for tree in [dir.clone(), dir.join("fs")] {
+            let got = rustix::fs::getxattr(&tree, list, &mut [0_u8; 64]);
+            assert_eq!(got, Err(rustix::io::Errno::NODATA), "{list} of {}", tree.display());
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_else_may_look_inside() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();

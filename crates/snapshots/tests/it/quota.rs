@@ -2,7 +2,8 @@
 //! small machine, which runs this same program on filesystems of its own.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ use crate::Place;
 const FILESYSTEMS: &str = "GANTRY_QUOTA_FILESYSTEMS";
 
 const MEBIBYTE: usize = 1 << 20;
+
+/// A direct write once passed its limit on xfs, which nobody has seen again.
+const DIRECT_ROUNDS: usize = 4;
 
 const SCRIPT: &str = r"
 set -e
@@ -74,6 +78,38 @@ async fn write(
     written
 }
 
+/// Writes past the page cache to a snapshot limited to 1 MiB, as much as it takes in pieces of
+/// `piece` bytes; returns the bytes that its file then has on disk.
+async fn write_directly(sn: &dyn Snapshotter, parent: &str, at: &Path, piece: usize) -> u64 {
+    const ALIGNMENT: usize = 4096;
+    sn.prepare("direct", Some(parent), limited(MEBIBYTE)).await.unwrap();
+    let mounts = sn.mounts("direct").await.unwrap();
+    mount_all(&mounts, at).unwrap();
+    let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .custom_flags(direct)
+        .open(at.join("f"))
+        .unwrap();
+    let buffer = vec![1; piece + ALIGNMENT];
+    let aligned = buffer.as_ptr().align_offset(ALIGNMENT);
+    let refused = loop {
+        if let Err(err) = file.write_all(&buffer[aligned..aligned + piece]) {
+            break err;
+        }
+        assert!(file.metadata().unwrap().len() <= 4 * MEBIBYTE as u64, "nothing holds it");
+    };
+    assert!(is_over(&refused), "{refused}");
+    let taken = file.metadata().unwrap().blocks() * 512;
+    drop(file);
+    fs::remove_file(at.join("f")).unwrap();
+    unmount_all(at, UnmountFlags::default()).unwrap();
+    sn.remove("direct").await.unwrap();
+    sn.cleanup().await.unwrap();
+    taken
+}
+
 async fn checks_on(filesystem: &Path, at: &Path) {
     let store = Arc::new(MemStore::new());
     let sn = Overlayfs::open(filesystem.join("root"), Default::default(), store).unwrap();
@@ -87,6 +123,10 @@ async fn checks_on(filesystem: &Path, at: &Path) {
         let refused = write(&sn, "a", at, 12).await.unwrap_err();
         assert!(is_over(&refused), "{refused}");
         write(&sn, "a", at, 4).await.unwrap();
+        for piece in [2 * MEBIBYTE, MEBIBYTE, MEBIBYTE / 4].repeat(DIRECT_ROUNDS) {
+            let taken = write_directly(&sn, parent, at, piece).await;
+            assert!(taken <= MEBIBYTE as u64, "{taken} bytes, in pieces of {piece}");
+        }
         // Nobody else is limited by it.
         sn.prepare("b", Some(parent), Labels::new()).await.unwrap();
         write(&sn, "b", at, 12).await.unwrap();

@@ -2,7 +2,9 @@
 
 mod check;
 mod convert;
+pub(super) mod discard;
 mod explain;
+mod facts;
 mod inspect;
 mod list;
 mod mount;
@@ -10,12 +12,14 @@ mod prune;
 mod tree;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use gantry_client::{Client, ImageRecord};
 use gantry_core::Platform;
 use gantry_errdefs::Result;
 
+use crate::cli::parse_duration;
 use crate::cmd::transfer::{
     CopyFlags, ExportFlags, ImportFlags, PullFlags, PushFlags, parse_platform,
 };
@@ -78,6 +82,9 @@ pub(crate) enum Command {
         /// Platform
         #[arg(long, value_name = "PLATFORM", value_parser = parse_platform)]
         platform: Option<Platform>,
+        /// How long its snapshot is kept if nobody unmounts it; 0s for ever
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+        expiration: Duration,
         /// Image
         image: String,
         /// Directory
@@ -114,6 +121,9 @@ pub(crate) enum Command {
         /// Replace names that exist
         #[arg(long)]
         force: bool,
+        /// By this program instead of the transfer service; so it always is
+        #[arg(long)]
+        local: bool,
         /// Image
         image: String,
         /// New names
@@ -154,9 +164,10 @@ impl Command {
                 };
                 output::line(output::label_list(&record.labels));
             }
-            Self::Mount { snapshotter, rw, platform, image, target } => {
-                mount::run(client, &snapshotter.name, rw, platform.as_ref(), &image, &target)
-                    .await?;
+            Self::Mount { snapshotter, rw, platform, expiration, image, target } => {
+                let snapshotter = snapshotter.name;
+                let how = mount::How { snapshotter, rw, platform, expiration };
+                mount::run(client, how, &image, &target).await?;
                 output::line(target.display().to_string());
             }
             Self::Unmount { snapshotter, rm, target } => {
@@ -174,7 +185,9 @@ impl Command {
             Self::Pull(flags) => return flags.pull(session).await,
             Self::Push(flags) => return flags.execute(session).await,
             Self::Delete { sync, images } => return delete(session, sync, &images).await,
-            Self::Tag { force, image, names } => tag(client, force, &image, &names).await?,
+            Self::Tag { force, local: _, image, names } => {
+                tag(client, force, &image, &names).await?
+            }
             Self::Usage { snapshotter, image } => usage(session, &snapshotter.name, &image).await?,
         }
         Ok(0)

@@ -9,23 +9,24 @@ use gantry_errdefs::{Error, Result};
 
 use crate::rootfs;
 
-/// How long the snapshot of a mounted image is kept if nobody unmounts it.
-const MOUNT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// How an image is mounted.
+pub(super) struct How {
+    pub(super) snapshotter: String,
+    pub(super) rw: bool,
+    pub(super) platform: Option<Platform>,
+    /// How long the snapshot is kept if nobody unmounts it; zero for ever.
+    pub(super) expiration: Duration,
+}
 
-pub(super) async fn run(
-    client: &Client,
-    snapshotter: &str,
-    rw: bool,
-    platform: Option<&Platform>,
-    image: &str,
-    target: &Path,
-) -> Result<()> {
-    let resolved = client.resolve_image(image, platform).await?;
-    let unpack = UnpackOptions { snapshotter: snapshotter.to_owned() };
+pub(super) async fn run(client: &Client, how: How, image: &str, target: &Path) -> Result<()> {
+    let How { snapshotter, rw, platform, expiration } = how;
+    let resolved = client.resolve_image(image, platform.as_ref()).await?;
+    let unpack = UnpackOptions { snapshotter: snapshotter.clone() };
     client.unpack(&resolved, &unpack).await?;
     let key = target.display().to_string();
-    // The mount holds nothing by itself: the lease does, until it is unmounted or a day is over.
-    let options = LeaseOptions { expires: Some(MOUNT_LIFETIME), ..LeaseOptions::default() };
+    // The mount holds nothing by itself: the lease does, until it is unmounted or expires.
+    let expires = Some(expiration).filter(|time| !time.is_zero());
+    let options = LeaseOptions { expires, ..LeaseOptions::default() };
     let lease = client.leases().create(options).await?;
     let snapshots = client.under_lease(&lease.id).snapshots(snapshotter);
     let parent = resolved.chain_id().to_string();
