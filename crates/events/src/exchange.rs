@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use gantry_core::filters::{self, Adaptor, Filter};
 use gantry_core::{Any, Namespace};
 use gantry_errdefs::{Error, Result};
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -26,6 +27,11 @@ pub const SUBSCRIBERS_MAX: usize = 1024;
 /// How long the publisher of a fact waits for subscriptions to take it. One that keeps up takes
 /// well under a millisecond; one that does not is not waited for again before it has caught up.
 pub const HANDOVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long a subscription that has just been read to its end sleeps before it wakes for what came
+/// meanwhile. Waking a reader costs far more than an event does, so the events of a burst go out
+/// together; the first after a silence, and facts that somebody waits with, go out at once.
+pub const GATHERED: Duration = Duration::from_millis(1);
 
 /// How long after the start facts from before it are shown to new subscriptions: clients need some
 /// seconds to find out that the daemon is back.
@@ -97,7 +103,18 @@ struct Recovered {
 struct Subscriber {
     filter: Filter,
     queue: mpsc::Sender<Queued>,
-    overflowed: Arc<AtomicBool>,
+    reader: Arc<ReaderState>,
+}
+
+/// What an exchange and the reader of one subscription tell each other besides events.
+#[derive(Debug, Default)]
+struct ReaderState {
+    /// It fell too far behind and was ended.
+    overflowed: AtomicBool,
+    /// It did not take a fact in time, and has not read its queue to the end since.
+    lags: AtomicBool,
+    /// An event has come that somebody waits with.
+    urgent: Notify,
 }
 
 /// An event on its way to one subscription.
@@ -217,7 +234,12 @@ impl Exchange {
             None => self.deliver(Arc::new(envelope), Some(taken)),
         }
         // Ends when the last queue has let go of its sender.
-        let _ = tokio::time::timeout(HANDOVER_MAX, all_taken.recv()).await;
+        if tokio::time::timeout(HANDOVER_MAX, all_taken.recv()).await.is_err() {
+            for subscriber in &self.state().subscribers {
+                let behind = subscriber.queue.capacity() < subscriber.queue.max_capacity();
+                subscriber.reader.lags.fetch_or(behind, Ordering::AcqRel);
+            }
+        }
         Ok(())
     }
 
@@ -230,7 +252,7 @@ impl Exchange {
     pub fn subscribe<S: AsRef<str>>(&self, filters: &[S]) -> Result<Subscription> {
         let filter = filters::parse_all(filters)?;
         let (queue, events) = mpsc::channel(SUBSCRIBER_QUEUE_LEN);
-        let overflowed = Arc::new(AtomicBool::new(false));
+        let reader = Arc::new(ReaderState::default());
         let mut state = self.state();
         state.subscribers.retain(|s| !s.queue.is_closed());
         if state.subscribers.len() >= SUBSCRIBERS_MAX {
@@ -249,9 +271,9 @@ impl Exchange {
                 let _ = queue.try_send(Queued { envelope, taken: None, recovered });
             }
         }
-        state.subscribers.push(Subscriber { filter, queue, overflowed: Arc::clone(&overflowed) });
+        state.subscribers.push(Subscriber { filter, queue, reader: Arc::clone(&reader) });
         let file = self.shared.file.clone();
-        Ok(Subscription { events, overflowed, file, taken: None, recovered: None })
+        Ok(Subscription { events, reader, woken: false, file, taken: None, recovered: None })
     }
 
     fn deliver_recovered(&self, key: &str, envelope: Envelope, taken: mpsc::Sender<()>) {
@@ -288,14 +310,17 @@ impl Exchange {
                 return !subscriber.queue.is_closed();
             }
             // Nobody waits for one that lags behind.
-            let keeps_up = subscriber.queue.capacity() == subscriber.queue.max_capacity();
-            let taken = taken.clone().filter(|_| keeps_up);
+            let reader = &subscriber.reader;
+            let taken = taken.clone().filter(|_| !reader.lags.load(Ordering::Acquire));
+            if taken.is_some() {
+                reader.urgent.notify_one();
+            }
             let queued = Queued { envelope: Arc::clone(&envelope), taken, recovered };
             match subscriber.queue.try_send(queued) {
                 Ok(()) => true,
                 Err(TrySendError::Closed(_)) => false,
                 Err(TrySendError::Full(_)) => {
-                    subscriber.overflowed.store(true, Ordering::Release);
+                    reader.overflowed.store(true, Ordering::Release);
                     tracing::warn!(limit = SUBSCRIBER_QUEUE_LEN, "ended a slow event subscriber");
                     false
                 }
@@ -318,7 +343,9 @@ impl std::fmt::Debug for Exchange {
 #[derive(Debug)]
 pub struct Subscription {
     events: mpsc::Receiver<Queued>,
-    overflowed: Arc<AtomicBool>,
+    reader: Arc<ReaderState>,
+    /// Whether there were events since the last sleep.
+    woken: bool,
     file: Option<Arc<RecoveredFile>>,
     /// Tells that the last event has been taken, by being dropped.
     taken: Option<mpsc::Sender<()>>,
@@ -344,12 +371,19 @@ impl Subscription {
     /// [`SUBSCRIBER_QUEUE_LEN`] events behind.
     pub async fn next(&mut self) -> Option<Result<Arc<Envelope>>> {
         (self.taken, self.recovered) = (None, None);
+        if self.events.is_empty() {
+            self.reader.lags.store(false, Ordering::Release);
+            if std::mem::take(&mut self.woken) {
+                let _ = tokio::time::timeout(GATHERED, self.reader.urgent.notified()).await;
+            }
+        }
         match self.events.recv().await {
             Some(queued) => {
+                self.woken = true;
                 (self.taken, self.recovered) = (queued.taken, queued.recovered);
                 Some(Ok(queued.envelope))
             }
-            None => self.overflowed.swap(false, Ordering::AcqRel).then(|| {
+            None => self.reader.overflowed.swap(false, Ordering::AcqRel).then(|| {
                 Err(Error::resource_exhausted(format!(
                     "event subscription: reader is more than {SUBSCRIBER_QUEUE_LEN} events behind"
                 )))

@@ -25,7 +25,7 @@ mod topic;
 mod tests;
 
 pub use exchange::{
-    Envelope, Exchange, FieldAccess, HANDOVER_MAX, Handed, NoFields, RECOVERED_KEPT, RECOVERED_MAX,
-    SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
+    Envelope, Exchange, FieldAccess, GATHERED, HANDOVER_MAX, Handed, NoFields, RECOVERED_KEPT,
+    RECOVERED_MAX, SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
 };
 pub use topic::validate_topic;

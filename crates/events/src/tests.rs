@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use gantry_core::{Any, Namespace};
 
 use crate::{
-    Envelope, Exchange, FieldAccess, NoFields, SUBSCRIBER_QUEUE_LEN, Subscription, validate_topic,
+    Envelope, Exchange, FieldAccess, HANDOVER_MAX, NoFields, SUBSCRIBER_QUEUE_LEN, Subscription,
+    validate_topic,
 };
 
 /// Knows events whose bytes are the container's id.
@@ -139,6 +140,61 @@ async fn a_fact_is_handed_over_when_it_was_taken() {
     // One that never reads costs the deadline at most.
     let _silent = exchange.subscribe::<&str>(&[]).unwrap();
     exchange.hand_over(fact("/tasks/exit"), None).await.unwrap();
+}
+
+/// Time stands still but where everybody waits, so what is measured is what is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_burst_wakes_a_reader_once_and_a_fact_wakes_it_at_once() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let mut reader = exchange.subscribe::<&str>(&[]).unwrap();
+    let publish = |topic: &str| exchange.publish(&ns("default"), topic, event("x")).unwrap();
+    let mut read = async || {
+        let begin = tokio::time::Instant::now();
+        let topic = reader.next().await.unwrap().unwrap().topic.clone();
+        (topic, begin.elapsed())
+    };
+    let (at_once, gathered) = (Duration::ZERO, crate::GATHERED);
+    publish("/first");
+    assert_eq!(read().await, ("/first".into(), at_once));
+    // Those that come while it sleeps come together.
+    let (second, ()) = tokio::join!(read(), async {
+        tokio::task::yield_now().await;
+        publish("/second");
+        publish("/third");
+    });
+    assert_eq!(second, ("/second".into(), gathered));
+    assert_eq!(read().await, ("/third".into(), at_once));
+    let (fact_, told) = tokio::join!(read(), exchange.hand_over(fact("/tasks/exit"), None));
+    told.unwrap();
+    assert_eq!(fact_, ("/tasks/exit".into(), at_once));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fact_waits_for_a_reader_with_other_events_to_read_but_once_for_one_that_is_stuck() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let mut reader = exchange.subscribe::<&str>(&[]).unwrap();
+    let tell = async || {
+        let begin = tokio::time::Instant::now();
+        exchange.hand_over(fact("/tasks/exit"), None).await.unwrap();
+        begin.elapsed()
+    };
+    exchange.publish(&ns("default"), "/a/b", event("x")).unwrap();
+    assert_eq!(tell().await, HANDOVER_MAX, "it might have read both");
+    assert_eq!(tell().await, Duration::ZERO, "it is known to be stuck");
+    for _ in 0..3 {
+        reader.next().await.unwrap().unwrap();
+    }
+    // Read to its end: it is waited for again.
+    let (_, waited) = tokio::join!(
+        async {
+            let last = reader.next().await;
+            tokio::time::sleep(HANDOVER_MAX / 2).await;
+            drop(reader.handed());
+            last
+        },
+        tell()
+    );
+    assert_eq!(waited, HANDOVER_MAX / 2);
 }
 
 #[tokio::test]

@@ -209,6 +209,44 @@ fn root_running_out_of_memory_without_a_daemon_is_told_once() {
     rig.daemon.assert_clean();
 }
 
+/// Killed between the client's socket and the journal, the one moment after which a fact comes
+/// twice: it comes word for word, whoever tells it then, so that a client can tell that it is one.
+#[test]
+fn root_a_fact_that_comes_twice_comes_word_for_word() {
+    let mut rig = gantryd();
+    let image = rig.busybox();
+    for (id, shim_dies) in [("c1", false), ("c2", true)] {
+        rig.daemon.stop();
+        rig.daemon.set_env("GANTRY_FAILPOINTS", "bundle.told=abort@1");
+        rig.daemon.start_again();
+        rig.sleeper(&image, id);
+        let before = subscribe(&rig.client);
+        let kill = rig.client.spawn(["tasks", "kill", "--signal", "SIGKILL", id]);
+        eventually("the daemon ends", || {
+            if rig.daemon.is_alive() { Err(String::new()) } else { Ok(()) }
+        });
+        kill.kill();
+        rig.daemon.kill9();
+        if shim_dies {
+            rig.daemon.signal_shim(id, Signal::KILL);
+        }
+        rig.daemon.set_env("GANTRY_FAILPOINTS", "");
+        rig.daemon.start_again();
+        let after = subscribe(&rig.client);
+        after.wait_for_output("/tasks/exit");
+        let told = |events: &Background| {
+            let seen = events.stdout();
+            let line = seen.lines().find(|line| line.contains("/tasks/exit")).map(str::to_owned);
+            line.and_then(|line| line.split_once("/tasks/").map(|(_, what)| what.to_owned()))
+        };
+        assert!(told(&before).is_some(), "{}", before.stdout());
+        assert_eq!(told(&before), told(&after), "the shim dies: {shim_dies}");
+        rig.client.run(["tasks", "delete", id]);
+        rig.client.ok(["containers", "delete", id]);
+    }
+    rig.daemon.assert_clean();
+}
+
 /// Rounds of the random test; `GANTRY_JOURNAL_ROUNDS` makes it longer.
 const ROUNDS: u64 = 6;
 
