@@ -34,6 +34,8 @@ checkpoint_test! {
     root_left_running_on_containerd, left_running, containerd, Ctr;
     root_restore, restore, gantryd, Ctr;
     root_restore_by_gantry, restore, gantryd, Gantry;
+    // Debian's ctr restores without a terminal, whatever the spec says.
+    root_restore_terminal_by_gantry, restore_terminal, gantryd, Gantry;
 }
 
 /// Counts in its memory, and tells by its output and a file of the container how far it is. The
@@ -146,6 +148,30 @@ fn restore(rig: &mut Rig) {
         (_, to) => Err(to.to_string()),
     });
     // A client that is still there removes the task itself.
+    rig.client.run(["tasks", "delete", "--force", "c2"]);
+    restored.wait();
+    rig.client.ok(["containers", "delete", "c2"]);
+    rig.client.ok(["images", "delete", name]);
+    rig.daemon.assert_clean();
+}
+
+/// One with a terminal gets another terminal, and reads what is typed there.
+fn restore_terminal(rig: &mut Rig) {
+    const ASK: &str = "word=secret; while read line; do echo $line-$word-$((n=n+1)); done";
+    let image = rig.busybox();
+    let mut typed = rig.client.spawn_on_terminal(["run", "-t", &image, "c1", "sh", "-c", ASK]);
+    typed.send("one\n");
+    typed.wait_for("one-secret-1");
+    let name = "docker.io/test/checkpoint:1";
+    rig.client.ok(["containers", "checkpoint", "--rw", "--image", "--task", "c1", name]);
+    typed.send("two\n");
+    typed.wait_for("two-secret-2");
+    rig.remove("c1");
+    typed.wait();
+    let args = ["containers", "restore", "--rw", "--live", "c2", name];
+    let mut restored = rig.client.spawn_on_terminal(args);
+    restored.send("three\n");
+    restored.wait_for("three-secret-2");
     rig.client.run(["tasks", "delete", "--force", "c2"]);
     restored.wait();
     rig.client.ok(["containers", "delete", "c2"]);
