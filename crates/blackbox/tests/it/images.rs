@@ -94,7 +94,7 @@ fn docker_archive(rig: &mut Rig) {
 /// The lease that keeps a mounted image's snapshot ends when it is told to.
 #[test]
 fn root_mounted_for_a_while() {
-    let mut rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
     let name = rig.busybox();
     let lifetimes = [("1h", true), ("0s", false)];
     for (expiration, expires) in lifetimes {

@@ -283,7 +283,7 @@ fn root_converted_to_zstd_and_run() {
 /// What flags of `images import` make of plain layers, and of layers that are unpacked.
 #[test]
 fn root_imported_compressed_and_without_its_layers() {
-    let mut rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
     let image = Image::builder().layers(3).build();
     let plain = rig.scratch("docker.tar");
     let name = "docker.io/library/saved:7";
