@@ -16,7 +16,7 @@ use gantry_errdefs::{Error, Result, ResultExt as _};
 use prost_types::Any;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use oom::OomWatch;
+pub(crate) use oom::{LOOKS, OomWatch};
 
 /// Where cgroup filesystems are.
 const ROOT: &str = "/sys/fs/cgroup";

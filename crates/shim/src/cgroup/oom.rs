@@ -23,9 +23,13 @@ use crate::fd;
 
 /// With version 1 the kernel notifies when memory has run out, and counts when it has chosen whom to
 /// kill; it also notifies when a cgroup above has run out, and may kill elsewhere. So the counter is
-/// looked at again after these times, and without a count there is nothing to report.
-const COUNTED_AFTER: [Duration; 3] =
-    [Duration::from_millis(5), Duration::from_millis(50), Duration::from_millis(500)];
+/// [looked at](OomWatch::look) after these times, and without a count there is nothing to report.
+pub(crate) const LOOKS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(50),
+    Duration::from_millis(500),
+];
 /// The files are a few lines.
 const TABLE_BYTES_MAX: usize = 1024;
 
@@ -97,29 +101,22 @@ impl OomWatch {
         news
     }
 
-    /// Waits for the kernel to say that something happened; `true` when it is to be reported.
-    /// None: it will not say anything any more.
-    pub(crate) async fn next(&self) -> Option<bool> {
-        if !self.owed.swap(false, Ordering::Relaxed) {
-            let mut bytes = [0_u8; 1024];
-            let read = |fd: &OwnedFd| Ok(rustix::io::read(fd.as_fd(), &mut bytes)?);
-            let n = self.notify.async_io(Interest::READABLE, read).await.ok()?;
-            if n == 0 {
-                return None;
-            }
+    /// Waits for the kernel to say that something happened. False: it will not say anything any
+    /// more.
+    pub(crate) async fn stirs(&self) -> bool {
+        if self.owed.swap(false, Ordering::Relaxed) {
+            return true;
         }
-        if !self.counts {
-            return Some(true);
-        }
-        for pause in COUNTED_AFTER {
-            // Removing a cgroup of version 1 notifies as well, and then there is no counter.
-            self.kills()?;
-            if self.news() {
-                return Some(true);
-            }
-            tokio::time::sleep(pause).await;
-        }
-        Some(self.news())
+        let mut bytes = [0_u8; 1024];
+        let read = |fd: &OwnedFd| Ok(rustix::io::read(fd.as_fd(), &mut bytes)?);
+        let read = self.notify.async_io(Interest::READABLE, read).await;
+        // Removing a cgroup of version 1 notifies as well, and then there is no counter.
+        read.is_ok_and(|n| n > 0) && (!self.counts || self.kills().is_some())
+    }
+
+    /// Whether what the kernel has said is to be reported. It counts as reported then.
+    pub(crate) fn look(&self) -> bool {
+        !self.counts || self.news()
     }
 
     fn kills(&self) -> Option<u64> {

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use super::create::unmount_rootfs;
 use super::{Shim, wrong_stage};
+use crate::cgroup::{LOOKS, OomWatch};
 use crate::clock;
 use crate::container::Container;
 use crate::engine::Exec;
@@ -222,15 +223,12 @@ impl Shim {
     pub(super) fn follow_init(&self, container: &Arc<Container>, exited: Exited) {
         let Some(shim) = self.myself() else { return };
         if let Some(oom) = container.oom() {
-            let (shim, id) = (shim.clone(), container.id.clone());
-            let watch = tokio::spawn(async move {
-                while let Some(report) = oom.next().await {
-                    if report {
-                        shim.events.publish("/tasks/oom", &TaskOom { container_id: id.clone() });
-                    }
+            let (shim, watched) = (shim.clone(), container.clone());
+            container.set_oom_task(tokio::spawn(async move {
+                while oom.stirs().await {
+                    shim.tell_of_oom(&watched, &oom).await;
                 }
-            });
-            container.set_oom_task(watch);
+            }));
         }
         let container = container.clone();
         tokio::spawn(async move {
@@ -249,6 +247,19 @@ impl Shim {
             }
             shim.ended(&container, &container.init.clone(), exit).await;
         });
+    }
+
+    /// Reports a kill, if that is what the kernel means.
+    async fn tell_of_oom(&self, container: &Container, oom: &OomWatch) {
+        for pause in LOOKS {
+            tokio::time::sleep(pause).await;
+            // Neither between a start and its event, nor between an exit's last look and its event.
+            let _life = container.init.life.lock().await;
+            if oom.look() {
+                let event = TaskOom { container_id: container.id.clone() };
+                return self.events.publish("/tasks/oom", &event);
+            }
+        }
     }
 
     pub(super) fn follow_exec(
