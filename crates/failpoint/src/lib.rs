@@ -34,8 +34,8 @@ pub const POINTS: &[&str] = &[
     "daemon.identity",
     "daemon.marker",
     "daemon.marker.clear",
-    // The database: before a commit; after it, with nobody told; its safety copy, and putting one
-    // that was made anew from it in place of a damaged one.
+    // The database: before a commit; after it, with nobody told; its log, written and synced; a
+    // checkpoint; a dump, and putting a database made anew in place of a damaged one.
     "store.commit",
     "store.committed",
     "store.log",
