@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use gantry_testkit::Image;
+use gantry_testkit::{DaemonKind, Image};
 
-use crate::rig::{Rig, rows};
+use crate::rig::{Client, Rig, rows};
 
 scenarios!(
     listed_tagged_and_removed,
@@ -89,4 +89,24 @@ fn docker_archive(rig: &mut Rig) {
     assert!(rig.client.ok(["images", "ls", "-q"]).contains(name));
     let out = rig.client.ok(["run", "--rm", name, "c1", "cat", "/layers/2"]);
     assert_eq!(out, "layer 2\n");
+}
+
+/// The lease that keeps a mounted image's snapshot ends when it is told to.
+#[test]
+fn root_mounted_for_a_while() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let name = rig.busybox();
+    let lifetimes = [("1h", true), ("0s", false)];
+    for (expiration, expires) in lifetimes {
+        let target = rig.scratch(expiration);
+        fs::create_dir(&target).unwrap();
+        let target = target.to_str().unwrap().to_owned();
+        rig.client.ok(["images", "mount", "--expiration", expiration, &name, &target]);
+        let leases = rig.client.ok(["leases", "ls"]);
+        assert_eq!(leases.contains("containerd.io/gc.expire="), expires, "{leases}");
+        rig.client.ok(["images", "unmount", "--rm", &target]);
+        for lease in rig.client.ok(["leases", "ls", "-q"]).lines() {
+            rig.client.ok(["leases", "rm", lease]);
+        }
+    }
 }

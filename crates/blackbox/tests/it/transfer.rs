@@ -279,3 +279,60 @@ fn root_converted_to_zstd_and_run() {
         assert_eq!(out, "layer 2\n", "{name}");
     }
 }
+
+/// What flags of `images import` make of plain layers, and of layers that are unpacked.
+#[test]
+fn root_imported_compressed_and_without_its_layers() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let image = Image::builder().layers(3).build();
+    let plain = rig.scratch("docker.tar");
+    let name = "docker.io/library/saved:7";
+    image.write_docker_tar(&plain, name);
+    rig.client.ok(["images", "import", "--sync-fs", "--compress-blobs", &text(&plain)]);
+    let listed = rig.client.ok(["images", "ls", &format!("name=={name}")]);
+    let digest = listed.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap();
+    let manifest = rig.client.ok(["content", "get", digest]);
+    assert_eq!(manifest.matches("rootfs.diff.tar.gzip").count(), 3, "{manifest}");
+    assert_eq!(rig.client.ok(["run", "--rm", name, "c1", "cat", "/layers/2"]), "layer 2\n");
+    rig.client.ok(["images", "rm", "--sync", name]);
+    assert_eq!(rig.client.ok(["content", "ls", "-q"]), "");
+
+    let discard = ["images", "import", "--discard-unpacked-layers", &text(&plain)];
+    rig.client.ok(discard);
+    // A collection takes the layers; the manifest and the config stay.
+    let other = rig.busybox();
+    rig.client.ok(["images", "rm", "--sync", &other]);
+    assert_eq!(rig.client.ok(["content", "ls", "-q"]).lines().count(), 2);
+    assert_eq!(rig.client.ok(["run", "--rm", name, "c2", "cat", "/layers/2"]), "layer 2\n");
+    rig.client.fail([
+        "images",
+        "import",
+        "--no-unpack",
+        "--discard-unpacked-layers",
+        &text(&plain),
+    ]);
+}
+
+/// A manifest is pushed by its digest, without an image that names it.
+#[test]
+fn root_pushed_by_digest() {
+    let mut rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let own = Image::builder().layers(2).build();
+    let index =
+        Image::index([Image::builder().platform("linux", "s390x", "").build(), own.clone()]);
+    let reference = index.push(rig.registry(), "index:1");
+    rig.client.ok(["images", "pull", "--plain-http", &reference]);
+    let to = format!("{}/alone:1", rig.registry().host());
+    let digest = own.top().digest.as_str();
+    rig.client.ok(["images", "push", "--plain-http", "--manifest", digest, &to]);
+    assert_eq!(rig.registry().status_of(&format!("/v2/alone/manifests/{digest}")), 200);
+    assert_eq!(rig.registry().status_of("/v2/alone/manifests/1"), 200);
+    let local = format!("{}/local:1", rig.registry().host());
+    rig.client.ok(["images", "push", "--plain-http", "--local", "--platform", "linux/amd64"]
+        .into_iter()
+        .chain([local.as_str(), &reference]));
+    assert_eq!(rig.registry().status_of(&format!("/v2/local/manifests/{digest}")), 200);
+    let nothing = format!("sha256:{}", "0".repeat(64));
+    let err = rig.client.fail(["images", "push", "--plain-http", "--manifest", &nothing, &to]);
+    assert!(err.contains("not found"), "{err}");
+}
