@@ -150,7 +150,7 @@ fn listeners(config: &Config) -> Vec<Plugin> {
     for (id, address) in [("metrics", &own.metrics.address), ("debug", &own.debug.address)] {
         let plugin = Plugin::new(SERVER, id);
         plugins.push(if address.is_empty() {
-            plugin.failed(&Error::failed_precondition("no address is configured: skip plugin"))
+            plugin.failed(&Error::unknown("no address is configured: skip plugin"))
         } else {
             plugin.export("address", address)
         });
@@ -161,7 +161,7 @@ fn listeners(config: &Config) -> Vec<Plugin> {
 /// A part that containerd has and this daemon has not, shown as containerd shows one that cannot
 /// work on its host.
 fn not_built(kind: &str, id: &str) -> Plugin {
-    Plugin::new(kind, id).failed(&Error::unimplemented(format!("{id} is not built: {SKIP}")))
+    Plugin::new(kind, id).failed(&Error::unknown(format!("{id} is not built: {SKIP}")))
 }
 
 fn policy(config: &Config) -> &'static str {
@@ -178,7 +178,7 @@ fn snapshotter(report: &SnapshotterReport) -> Plugin {
         .export("root", report.root.to_string_lossy())
         .capabilities(&capabilities);
     match &report.error {
-        Some(text) => plugin.failed(&Error::failed_precondition(text)),
+        Some(text) => plugin.failed(&Error::unknown(text)),
         None => plugin,
     }
 }

@@ -29,8 +29,10 @@ impl Leases {
     ///
     /// # Errors
     /// InvalidArgument for a bad label; AlreadyExists.
-    pub async fn create(&self, ctx: &Context, id: &str, labels: Labels) -> Result<Lease> {
+    pub async fn create(&self, ctx: &Context, id: &str, mut labels: Labels) -> Result<Lease> {
         labels::validate_all(&labels)?;
+        // An empty value is no label.
+        labels.retain(|_, value| !value.is_empty());
         let id = if id.is_empty() { Self::invent_id() } else { id.to_owned() };
         let ctx = ctx.clone();
         self.db

@@ -127,6 +127,9 @@ impl Snapshots for SnapshotsService {
         let ctx = call::context(&request)?;
         let r = request.into_inner();
         let info = call::required(r.info, "info")?;
+        if info.name.is_empty() {
+            return Err(Error::invalid_argument("snapshot: update without a name").into());
+        }
         let mask = convert::mask(r.update_mask);
         let labels = convert::labels(info.labels);
         let store = self.store(&r.snapshotter)?;

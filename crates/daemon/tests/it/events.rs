@@ -233,6 +233,9 @@ async fn snapshots_live(channel: &Channel) {
 /// Payloads so large that the windows of HTTP/2 hold few of them.
 const PAYLOAD_LEN: usize = 4096;
 
+/// Events published before they are read.
+const BATCH_LEN: usize = 64;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_that_does_not_read_ends_at_the_limit_and_others_go_on() {
     use gantry_events::SUBSCRIBER_QUEUE_LEN;
@@ -245,12 +248,17 @@ async fn a_subscriber_that_does_not_read_ends_at_the_limit_and_others_go_on() {
     let channel = crate::harness::connect(path.to_str().unwrap()).await;
     let mut reading = EventsClient::new(channel.clone()).subscribe(subscribe()).await.unwrap();
     let mut publisher = EventsClient::new(channel);
-    let sent = SUBSCRIBER_QUEUE_LEN + (8 << 20) / PAYLOAD_LEN;
+    let sent = (SUBSCRIBER_QUEUE_LEN + (8 << 20) / PAYLOAD_LEN).next_multiple_of(BATCH_LEN);
     let event = Any { type_url: "some.Type".to_owned(), value: vec![7; PAYLOAD_LEN] };
-    for _ in 0..sent {
-        let publish = PublishRequest { topic: "/x/y".into(), event: Some(event.clone()) };
-        publisher.publish(ns(publish)).await.unwrap();
-        reading.get_mut().message().await.unwrap().unwrap();
+    // Many at a time: what comes alone waits for more to come with it.
+    for _ in 0..sent / BATCH_LEN {
+        for _ in 0..BATCH_LEN {
+            let publish = PublishRequest { topic: "/x/y".into(), event: Some(event.clone()) };
+            publisher.publish(ns(publish)).await.unwrap();
+        }
+        for _ in 0..BATCH_LEN {
+            reading.get_mut().message().await.unwrap().unwrap();
+        }
     }
     let mut got = 0;
     let end = loop {

@@ -16,7 +16,10 @@ async fn names(s: &dyn Subject) -> Vec<String> {
 }
 
 async fn get_never_fails_and_objects_make_namespaces(s: &dyn Subject) {
-    assert_eq!(ok(s.namespace("suite-nobody").await).labels, map(&[]));
+    // Not even of names that no namespace can have.
+    for nobody in ["suite-nobody", "a/b", ""] {
+        assert_eq!(ok(s.namespace(nobody).await).labels, map(&[]));
+    }
     assert!(!names(s).await.contains(&"suite-nobody".to_owned()));
     ok(s.create_container(&ctx("suite-made.by-it"), container("c")).await);
     assert!(names(s).await.contains(&"suite-made.by-it".to_owned()));

@@ -30,6 +30,16 @@ struct Session {
     writer: ContentWriter,
     total: u64,
     expected: Option<Digest>,
+    /// Times and size as the last answer to a STAT had them: later answers of the call repeat
+    /// them, as clients know it.
+    stated: Stated,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Stated {
+    started_at: Option<prost_types::Timestamp>,
+    updated_at: Option<prost_types::Timestamp>,
+    total: i64,
 }
 
 /// Answers the messages of one call as they come.
@@ -120,7 +130,7 @@ async fn open(
     let options =
         WriterOptions { reference: reference.to_owned(), total, expected: expected.clone() };
     let writer = content.writer(ctx, options).await?;
-    Ok(Session { writer, total, expected })
+    Ok(Session { writer, total, expected, stated: Stated::default() })
 }
 
 async fn commit(
@@ -172,18 +182,25 @@ impl Session {
         Ok(())
     }
 
-    fn answer(&self, action: WriteAction) -> WriteContentResponse {
+    fn answer(&mut self, action: WriteAction) -> WriteContentResponse {
         let status = self.writer.status();
+        if action == WriteAction::Stat {
+            self.stated = Stated {
+                started_at: convert::time_to_wire(status.started_at),
+                updated_at: convert::time_to_wire(status.updated_at),
+                // What this call knows of it, not what an earlier one told.
+                total: convert::size_to_wire(self.total),
+            };
+        }
+        let Stated { started_at, updated_at, total } = self.stated.clone();
         let mut answer = WriteContentResponse {
             action: action.into(),
+            started_at,
+            updated_at,
             offset: convert::size_to_wire(status.offset),
+            total,
             ..Default::default()
         };
-        if action == WriteAction::Stat {
-            answer.started_at = convert::time_to_wire(status.started_at);
-            answer.updated_at = convert::time_to_wire(status.updated_at);
-            answer.total = convert::size_to_wire(status.total);
-        }
         // A commit hashes once more for its answer; that digest replaces this one.
         if action != WriteAction::Commit {
             answer.digest = self.writer.digest().into();

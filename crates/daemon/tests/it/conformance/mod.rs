@@ -47,6 +47,15 @@ async fn root_leases_on_containerd() {
     testsuite::leases(&Client(channel), Release::V16).await;
 }
 
+/// What only the newer release does is proved by the newer release.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_records_on_containerd2() {
+    let daemon = Daemon::containerd2().start();
+    let channel = connect(&daemon.address().to_string_lossy()).await;
+    testsuite::metadata(&Client(channel.clone()), Release::V2).await;
+    testsuite::leases(&Client(channel), Release::V2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn content_through_grpc() {
     let daemon = Harness::start().await;

@@ -310,7 +310,8 @@ impl Subject for Client {
             update_mask: mask(paths),
         };
         let answer = self.of_namespaces().update(in_ns("suite", request)).await?.into_inner();
-        Ok(namespace(field(answer.namespace)?))
+        // containerd's is empty.
+        Ok(namespace(answer.namespace.unwrap_or_default()))
     }
 
     async fn delete_namespace(&self, name: &str) -> Result<()> {

@@ -2,7 +2,9 @@
 //! containerd, which proves that clients have always seen it so.
 
 mod diff;
+mod failpoints;
 mod tasks;
+mod walk;
 
 use std::path::{Path, PathBuf};
 
@@ -64,6 +66,15 @@ impl World {
 
     /// The same with another runtime.
     async fn record_of(&self, id: &str, runtime: &str, args: &[&str]) {
+        self.record_all(id, runtime, args, json!([])).await;
+    }
+
+    /// The same with limits of resources.
+    async fn record_with(&self, id: &str, args: &[&str], rlimits: serde_json::Value) {
+        self.record_all(id, "io.containerd.runc.v2", args, rlimits).await;
+    }
+
+    async fn record_all(&self, id: &str, runtime: &str, args: &[&str], rlimits: serde_json::Value) {
         let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
         let spec = json!({
             "ociVersion": "1.0.2",
@@ -72,6 +83,7 @@ impl World {
                 "args": args,
                 "env": ["PATH=/bin"],
                 "cwd": "/",
+                "rlimits": rlimits,
             },
             "root": { "path": "rootfs" },
             "mounts": [
