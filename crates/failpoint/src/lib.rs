@@ -56,6 +56,7 @@ pub const POINTS: &[&str] = &[
     // Snapshot directories.
     "snapshot.mkdir",
     "snapshot.fill",
+    "snapshot.sync-dir",
     "snapshot.sync",
     "snapshot.trash",
     // A damaged layer: its new tree takes the place of the old one, is on record, or nothing can

@@ -42,6 +42,7 @@ use gantry_core::Labels;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::Mount;
 use gantry_store::Store;
+use gantry_sys::durable;
 use gantry_sys::tree::{self, Measure};
 use rustix::io::Errno;
 
@@ -196,11 +197,18 @@ impl<L: Layout> Engine<L> {
     ) -> Result<Self> {
         let dirs = Dirs(root.join("snapshots"));
         let records = Records::new(store, name);
-        if !dirs.0.exists() {
+        let fresh = !dirs.0.exists();
+        if fresh {
             reconcile::check_unused(&records, &dirs)?;
         }
         make_private(root)?;
         make_private(&dirs.0)?;
+        if fresh {
+            // Records will name what is in it: it must not be missing after a power cut.
+            for dir in [Some(dirs.0.as_path()), Some(root), root.parent()].into_iter().flatten() {
+                durable::sync_dir(dir).context(|| format!("sync {}", dir.display()))?;
+            }
+        }
         let sync = TreeSync::open(&dirs.0)?;
         let trash = Arc::new(Trash::new(&dirs.0, L::REMOVE));
         let next_id = AtomicU64::new(1);
@@ -363,10 +371,19 @@ impl<L: Layout> Shared<L> {
         let made = self.layout.make(&dir, parent.as_deref(), labels).and_then(|()| {
             match self.layout.copies(parent.is_some()) {
                 true => self.sync.sync_filesystem().context(|| format!("sync {}", dir.display())),
-                false => Ok(()),
+                false => self.sync_dirs(&dir),
             }
         });
         made.inspect_err(|_| self.discard(id))
+    }
+
+    /// Makes a new directory durable with its name, before there is a record of it. What is written
+    /// below it later is as durable as its writer makes it.
+    fn sync_dirs(&self, dir: &Path) -> Result<()> {
+        gantry_failpoint::hit("snapshot.sync-dir")
+            .and_then(|()| durable::sync_dir(dir))
+            .and_then(|()| durable::sync_dir(&self.dirs.0))
+            .context(|| format!("sync {}", dir.display()))
     }
 
     /// Takes a directory that no record names out of sight, and frees it or has it freed. What
