@@ -1,7 +1,7 @@
 //! Events.
 
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use gantry_api::containerd::services::events::v1 as wire;
@@ -63,6 +63,11 @@ enum State {
     Closed,
 }
 
+/// How long a daemon that does not answer a subscription at once may take from having the request
+/// to having the subscription. It works on the calls of a connection side by side, so that the
+/// answer to a later one proves little; gantryd answers, and is not waited for this long.
+const BEGUN_AFTER: Duration = Duration::from_millis(100);
+
 impl Events {
     /// Subscribes to the events that match any of `filters` (fields `namespace`, `topic`,
     /// `event.<field>`), of every namespace; all events when there are none.
@@ -80,13 +85,17 @@ impl Events {
                 async move { Ok(service.subscribe(request).await.map_err(status)?.into_inner()) },
             );
         // One round trip behind the subscription on the same connection: when it is back, the
-        // daemon has seen the subscription too.
+        // daemon has the request too, and is about to subscribe.
+        let begun = async {
+            self.client.version().await?;
+            tokio::time::sleep(BEGUN_AFTER).await;
+            Ok(())
+        };
         tokio::select! {
             biased;
             stream = &mut opening => Ok(EventStream { state: State::Open(Box::new(stream?)) }),
-            version = self.client.version() => {
-                version?;
-                Ok(EventStream { state: State::Opening(opening) })
+            begun = begun => {
+                begun.map(|()| EventStream { state: State::Opening(opening) })
             }
         }
     }

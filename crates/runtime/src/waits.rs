@@ -30,7 +30,7 @@ impl Waits {
     {
         let mut outcome = self.under_way(exec, call);
         match outcome.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(Ok(answer))) => Ok(answer.clone()),
+            Ok(Some(Ok(answer))) => Ok(*answer),
             Ok(Some(Err(err))) => {
                 Err(Error::new(err.class(), err.message()).with_source(Arc::clone(err)))
             }

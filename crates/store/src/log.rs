@@ -133,7 +133,7 @@ impl Log {
     }
 
     fn fill(&mut self, len: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let room = self.end + len;
         while self.room < room {
             let piece =

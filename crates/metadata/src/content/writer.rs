@@ -270,7 +270,6 @@ impl Ingest {
 
     /// Sets `spent` once the backend has no ingest any more. A record of it would then name
     /// nothing that anyone can list, and hold the blob when it is fetched again.
-
     async fn try_commit(
         &mut self,
         size: u64,
