@@ -44,13 +44,16 @@ pub(crate) fn time(timestamp: Option<prost_types::Timestamp>) -> SystemTime {
     timestamp.as_ref().map_or(SystemTime::UNIX_EPOCH, time_of)
 }
 
+/// What tonic and hyper say of a connection that broke. Without tonic's server half, which most
+/// programs do not have, it is hyper's own words that arrive.
+const BROKEN: [&str; 3] =
+    ["transport error", "h2 protocol error", "error reading a body from connection"];
+
 /// The error of a failed call. A broken connection is Unavailable, whatever tonic calls it.
 pub(crate) fn status(status: tonic::Status) -> Error {
     let broken = status.source().is_some_and(|e| e.is::<tonic::transport::Error>())
         || (status.code() == tonic::Code::Unknown
-            && ["transport error", "h2 protocol error"]
-                .iter()
-                .any(|text| status.message().contains(text)));
+            && BROKEN.iter().any(|text| status.message().contains(text)));
     if !broken {
         // A call's deadline, as tonic tells it on either side, and as containerd 1.x does.
         let error = Error::from(status);
