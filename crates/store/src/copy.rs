@@ -216,26 +216,27 @@ impl Copier {
         self.since_checkpoint = 0;
     }
 
-    /// Whether log and dump have to be begun anew.
+    /// Whether log and dump have to be begun anew, and can be.
     pub(crate) fn is_due(&mut self) -> bool {
         if let Some(bytes) = self.dumper.finished() {
             self.dump_bytes = bytes;
         }
-        self.log.is_none() || self.log_bytes > LOG_BYTES_MIN.max(self.dump_bytes)
+        let outgrown = || self.log_bytes > LOG_BYTES_MIN.max(self.dump_bytes);
+        !self.dumper.busy && (self.log.is_none() || outgrown())
     }
 
     /// Has the state of now dumped, and begins the log that follows it, once `checkpoint` has told
     /// the database.
     pub(crate) fn dump(
         &mut self,
-        view: Result<Snapshot>,
+        view: impl FnOnce() -> Result<Snapshot>,
         checkpoint: impl FnOnce(Position) -> Result<()>,
     ) {
         if self.dumper.busy {
             return;
         }
         let number = self.number + 1;
-        let begun = view.and_then(|view| {
+        let begun = view().and_then(|view| {
             let log = Log::begin(&self.database, number, &self.options)?;
             checkpoint(log.position())?;
             Ok((log, view))

@@ -107,8 +107,7 @@ pub(crate) enum Ending {
 }
 
 /// Reads the frames of a file, those from `offset` on (0 for all), up to its end or the first one
-/// that is empty, cut or damaged, which is where a crash or a bad disk stopped us. False for a file
-/// without the magic.
+/// that is empty, cut or damaged, which is where a crash or a bad disk stopped us.
 ///
 /// # Errors
 /// What `visit` returns; the I/O error.

@@ -58,7 +58,12 @@ pub(crate) struct Log {
 
 impl Log {
     /// Begins the log `number`, durably.
-    pub(crate) fn begin(database: &Path, number: u64, options: &Options) -> Result<Self> {
+    pub(crate) fn begin(
+        database: &Path,
+        number: u64,
+        #[cfg_attr(not(test), expect(unused_variables, reason = "only tests inject faults"))]
+        options: &Options,
+    ) -> Result<Self> {
         let path = log_path(database, number);
         let what = || path.display().to_string();
         let mut file =
@@ -75,7 +80,6 @@ impl Log {
             #[cfg(test)]
             faults: options.faults.clone(),
         };
-        let _ = options;
         log.fill(FIRST_ROOM_LEN).context(what)?;
         sync_dir_of(database)?;
         Ok(log)
@@ -120,12 +124,11 @@ impl Log {
 
     /// Gives back the room that was not needed.
     pub(crate) fn close(self) {
-        if let Err(err) = self.file.set_len(self.end) {
-            tracing::debug!(path = %self.path.display(), "cutting a log: {err}");
-        }
+        let end = self.end;
+        self.cut(end);
     }
 
-    /// Takes back what was appended after `end`: its commit did not come about.
+    /// Ends the log at `end`: what was appended after it did not come about.
     pub(crate) fn cut(self, end: u64) {
         if let Err(err) = self.file.set_len(end) {
             tracing::warn!(path = %self.path.display(), "cutting a log: {err}");
@@ -148,13 +151,8 @@ impl Log {
 
 /// Whether nothing was ever written to a log.
 pub(crate) fn is_empty(path: &Path) -> bool {
-    let mut any = false;
-    let mut visit = |_: frames::Entry<'_>| {
-        any = true;
-        Err(io::Error::other("seen enough"))
-    };
-    let read = File::open(path).and_then(|file| frames::read(file, 0, &mut visit));
-    !any && read.is_ok()
+    let mut refuse = |_: frames::Entry<'_>| Err(io::Error::other("there is an entry"));
+    File::open(path).and_then(|file| frames::read(file, 0, &mut refuse)).is_ok()
 }
 
 /// Notes in `txn` up to where the database has the logs; None: it needs none of them.

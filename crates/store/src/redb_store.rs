@@ -220,7 +220,7 @@ impl Shared {
 
     /// Begins a new log and has the state dumped.
     fn dump(&self, copier: &mut Copier) {
-        copier.dump(self.view(), |position| self.checkpoint(Some(position)));
+        copier.dump(|| self.view(), |position| self.checkpoint(Some(position)));
     }
 
     /// Opens the file again after an I/O error (a full disk, a device that came back), and brings it

@@ -135,12 +135,12 @@ impl Content {
     pub async fn read_small(
         &self,
         ctx: &Context,
-        mut digests: Vec<Digest>,
+        digests: Vec<Digest>,
         len_max: u64,
     ) -> Result<Vec<(Digest, Bytes)>> {
         let view = self.db.view()?;
         let mut there = Vec::with_capacity(digests.len());
-        for digest in digests.drain(..) {
+        for digest in digests {
             match read(&view, ctx, &digest) {
                 Ok(_) => there.push(digest),
                 Err(err) if err.is_not_found() => {}

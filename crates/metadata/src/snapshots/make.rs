@@ -332,7 +332,6 @@ impl Snapshots {
         self.db.write(move |tx| tx.lease_add(&ctx, &lease_kind, &target)).await
     }
 
-    /// Takes back what the backend made.
     /// Removes what the backend has made, if no record names it; what stays is left to
     /// reconciliation.
     async fn undo(&self, backend_key: String, used: Guard) {

@@ -2,7 +2,7 @@
 
 mod edit;
 mod objects;
-mod prune;
+pub(super) mod prune;
 
 use std::io::Write;
 

@@ -43,17 +43,14 @@ impl ReferencesFlags {
     async fn execute(self, session: &Session) -> Result<()> {
         let content = session.client.content();
         for info in content.list(&[]).await? {
-            let layers: Vec<&String> =
-                info.labels.keys().filter(|key| is_layer_reference(key)).collect();
+            let cleared = without_layers(info.labels);
             if self.dry {
-                layers.iter().for_each(|key| output::line(format!("{} {key}", info.digest)));
+                cleared.keys().for_each(|key| output::line(format!("{} {key}", info.digest)));
                 continue;
             }
-            if layers.is_empty() {
+            if cleared.is_empty() {
                 continue;
             }
-            let cleared: Labels =
-                layers.into_iter().map(|key| (key.clone(), String::new())).collect();
             match content.set_labels(&info.digest, &cleared).await {
                 // Collected or deleted since it was listed.
                 Err(e) if e.is_not_found() => {}
@@ -69,6 +66,13 @@ impl ReferencesFlags {
         let lease = leases.create(options).await?;
         leases.delete(&lease.id, !self.asynchronous).await
     }
+}
+
+/// The change to the labels of a manifest after which it keeps none of its layers; empty when it
+/// keeps none already.
+pub(crate) fn without_layers(labels: Labels) -> Labels {
+    let keep_layers = labels.into_keys().filter(|key| is_layer_reference(key));
+    keep_layers.map(|key| (key, String::new())).collect()
 }
 
 /// Whether a label keeps a layer: `l.<n>`, or as old daemons wrote it, a number other than the

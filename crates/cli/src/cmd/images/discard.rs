@@ -1,15 +1,14 @@
 //! Letting go of layers that are unpacked.
 
 use gantry_client::Client;
+use gantry_core::Descriptor;
 use gantry_core::image::Document;
-use gantry_core::{Descriptor, Labels};
 use gantry_errdefs::{Error, Result};
+
+use crate::cmd::content::prune::without_layers;
 
 /// Indexes within indexes are followed this deep.
 const INDEX_DEPTH_MAX: usize = 4;
-
-/// The labels by which a manifest keeps its layers begin so; the rest is their place.
-const LAYER_LABEL: &str = "containerd.io/gc.ref.content.l.";
 
 /// Takes from the manifests of the image `name` what keeps their layers in the content store: what
 /// is not used otherwise goes with the next collection. The image runs on from its snapshots, but
@@ -38,8 +37,7 @@ pub(crate) async fn layers(client: &Client, name: &str) -> Result<()> {
                 todo.extend(documents.map(|child| (child, depth + 1)));
             }
             Document::Manifest(_) => {
-                let keeps = info.labels.into_keys().filter(|key| key.starts_with(LAYER_LABEL));
-                let cleared: Labels = keeps.map(|key| (key, String::new())).collect();
+                let cleared = without_layers(info.labels);
                 if !cleared.is_empty() {
                     content.set_labels(&at.digest, &cleared).await?;
                 }
