@@ -263,7 +263,8 @@ impl Copier {
 
     /// How long after opening the writer thread calls [`Copier::dump`] for the first time.
     pub(crate) fn first_dump_delay() -> Duration {
-        FIRST_DUMP_DELAY
+        // A test that takes its copies at one moment can't have one made at another.
+        if cfg!(test) { Duration::MAX } else { FIRST_DUMP_DELAY }
     }
 }
 
