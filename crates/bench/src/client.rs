@@ -19,6 +19,8 @@ use prost_types::Any;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::Pair;
+
 /// Largest message, as containerd's clients set it.
 const MESSAGE_LEN_MAX: usize = 16 << 20;
 
@@ -114,6 +116,35 @@ pub(crate) fn pinned() -> HashMap<String, String> {
 /// No labels.
 pub(crate) fn none() -> HashMap<String, String> {
     HashMap::new()
+}
+
+/// Rounds of [`rates`]. Between two of them the other daemon has its turn.
+const ROUNDS: usize = 5;
+
+/// The [`rate`] of `count` calls on each daemon: the median of some rounds in turns, so that a disk
+/// that is slow for a while is slow for both.
+pub(crate) async fn rates<F, W>(
+    pair: &Pair,
+    count: usize,
+    workers: usize,
+    work: W,
+) -> Result<[f64; 2]>
+where
+    W: Fn(Client, usize) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<()>> + Send,
+{
+    let mut sides = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for side in [round % 2, 1 - round % 2] {
+            let (client, work) = (pair.daemons[side].1.clone(), work.clone());
+            let one = move |n| work(client.clone(), round * count + n);
+            sides[side].push(rate(count / ROUNDS, workers, one).await?);
+        }
+    }
+    Ok(sides.map(|mut side| {
+        side.sort_unstable_by(f64::total_cmp);
+        side[ROUNDS / 2]
+    }))
 }
 
 /// Runs `work` for 0..count on `workers` tasks; returns how many ran per second.

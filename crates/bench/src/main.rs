@@ -3,7 +3,8 @@
 //! `gantry-bench [idle|records|content|events|life|exec|restarts|phases|memory|images]...` (all when none is
 //! named; `soak` and `endurance` run only when named). The same client code drives both daemons on
 //! private roots; the order of the daemons alternates by round, so that what the machine does
-//! besides hits both. `images` has parts of its own, see there. Numbers of one run are comparable with each other and with nothing else.
+//! besides hits both. `records` and `images` have parts of their own, see there. Numbers of one run are
+//! comparable with each other and with nothing else.
 //!
 //! Roots are on disk (`/var/tmp`). State is below `TMPDIR`, which `make bench` has on a tmpfs, as
 //! `/run` is.
@@ -103,8 +104,8 @@ fn main() -> Result<()> {
         if want("idle") {
             memory::run_idle(&pair, &mut report).await;
         }
-        if want("records") {
-            records::run(&pair, &mut report).await?;
+        if wanted.is_empty() || wanted.iter().any(|w| records::is_part(w)) {
+            records::run(&pair, &mut report, &wanted).await?;
         }
         if want("content") {
             content::run(&pair, &mut report).await?;

@@ -7,32 +7,58 @@ use gantry_api::containerd::services::snapshots::v1 as snapshots;
 use gantry_errdefs::Result;
 
 use crate::Pair;
-use crate::client::{Client, pinned, rate};
+use crate::client::{Client, pinned, rate, rates};
 use crate::life::settle;
 use crate::report::Report;
 
-const PAIRS: usize = 2000;
+const PAIRS: usize = 4000;
 const LISTED: usize = 10_000;
+const LISTS: usize = 11;
 const WORKERS: usize = 16;
 
-pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
+/// The parts, which are arguments of the program behind `records-`.
+const PARTS: [&str; 3] = ["containers", "snapshots", "list"];
+
+/// Whether `wanted` names this bench or one of its parts.
+pub(crate) fn is_part(wanted: &str) -> bool {
+    wanted == "records" || part_of(wanted).is_some()
+}
+
+fn part_of(wanted: &str) -> Option<&'static str> {
+    let part = wanted.strip_prefix("records-")?;
+    PARTS.into_iter().find(|known| *known == part)
+}
+
+/// Runs the parts that `wanted` names; all of them when it names none or `records`.
+pub(crate) async fn run(pair: &Pair, report: &mut Report, wanted: &[String]) -> Result<()> {
+    let all = wanted.is_empty() || wanted.iter().any(|w| w == "records");
+    let want = |part| all || wanted.iter().any(|w| part_of(w) == Some(part));
     for workers in [1, WORKERS] {
-        let mut rates = [0.0; 2];
-        for (side, (_, client)) in pair.daemons.iter().enumerate() {
-            rates[side] = pairs(client, PAIRS, workers).await?;
+        if want("containers") {
+            let rates = rates(pair, PAIRS, workers, |client, n| async move {
+                create(&client, n).await?;
+                delete(&client, n).await
+            });
+            report.rates(&format!("container create+delete, {workers} at once"), rates.await?);
         }
-        report.rates(&format!("container create+delete, {workers} at once"), rates);
-        let mut rates = [0.0; 2];
-        for (side, (_, client)) in pair.daemons.iter().enumerate() {
-            let client = client.clone();
-            rates[side] = rate(PAIRS / 2, workers, move |n| {
-                let client = client.clone();
-                async move { snapshot(&client, n).await }
-            })
-            .await?;
+        if want("snapshots") {
+            let rates =
+                rates(
+                    pair,
+                    PAIRS / 2,
+                    workers,
+                    |client, n| async move { snapshot(&client, n).await },
+                );
+            report.rates(&format!("snapshot prepare+remove, {workers} at once"), rates.await?);
         }
-        report.rates(&format!("snapshot prepare+remove, {workers} at once"), rates);
     }
+    if want("list") {
+        lists(pair, report).await?;
+    }
+    Ok(())
+}
+
+async fn lists(pair: &Pair, report: &mut Report) -> Result<()> {
     let mut sides = [Vec::new(), Vec::new()];
     for (_, client) in &pair.daemons {
         let client = client.clone();
@@ -43,8 +69,9 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
         .await?;
     }
     settle().await;
-    for _ in 0..5 {
-        for (side, (_, client)) in pair.daemons.iter().enumerate() {
+    for round in 0..LISTS {
+        for side in [round % 2, 1 - round % 2] {
+            let client = &pair.daemons[side].1;
             let begin = Instant::now();
             let request = client.request(containers::ListContainersRequest { filters: vec![] });
             let listed = client.containers().list(request).await?.into_inner().containers.len();

@@ -59,3 +59,29 @@ async fn with_and_without_a_filter() {
     assert!(none.containers.is_empty());
     daemon.stop().await;
 }
+
+/// A list longer than a message is refused, and the other ways to it are open.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_long_for_a_message() {
+    let daemon = Harness::start().await;
+    let channel = daemon.channel();
+    let mut client = ContainersClient::new(channel).max_decoding_message_size(64 << 20);
+    for n in 0..5 {
+        let spec = Some(Any { type_url: "spec".into(), value: vec![7; 4 << 20] });
+        let [_, least, _] = containers();
+        let container = Some(Container { id: format!("huge-{n}"), spec, ..least });
+        client.create(ns(CreateContainerRequest { container })).await.unwrap();
+    }
+    let list = |filters| ListContainersRequest { filters };
+    let refused = client.list(ns(list(Vec::new()))).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    let one = client.list(ns(list(vec!["id==huge-3".into()]))).await.unwrap().into_inner();
+    assert_eq!(one.containers.len(), 1);
+    let mut stream = client.list_stream(ns(list(Vec::new()))).await.unwrap().into_inner();
+    let mut streamed = 0;
+    while stream.message().await.unwrap().is_some() {
+        streamed += 1;
+    }
+    assert_eq!(streamed, 5);
+    daemon.stop().await;
+}

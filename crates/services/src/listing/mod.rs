@@ -2,8 +2,10 @@
 //!
 //! A host may have ten thousand containers, whose records are some megabytes. Made into wire
 //! messages first and encoded then, they would be in memory several times; here each record is
-//! encoded as soon as it is read, and dropped; without filters it is not even taken apart.
+//! encoded as soon as it is read, and dropped; without filters it is not even taken apart. What is
+//! encoded goes to the connection as it is, without another copy.
 
+mod answer;
 mod stored;
 
 use std::convert::Infallible;
@@ -20,11 +22,14 @@ use gantry_metadata::Db;
 use prost::Message as _;
 use prost::encoding::encode_varint;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec as _, Streaming};
 use tonic::codegen::Service;
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
 
+use self::answer::{Answer, PREFIX_LEN, prefix};
 use crate::{call, convert};
 
 /// The one method that is not left to the generated service.
@@ -55,7 +60,7 @@ impl<S: NamedService> NamedService for WithListing<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl<S> Service<http::Request<Body>> for WithListing<S>
 where
@@ -64,50 +69,41 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Answering;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, request: http::Request<Body>) -> Answering {
         if request.uri().path() != LIST {
             return Box::pin(self.inner.call(request));
         }
-        let limit = Some(self.message_len_max);
-        let method = List { db: self.db.clone(), len_max: self.message_len_max };
+        let (db, len_max) = (self.db.clone(), self.message_len_max);
         Box::pin(async move {
-            let mut grpc = Grpc::new(ListCodec).apply_max_message_size_config(limit, limit);
-            Ok(grpc.unary(method, request).await)
+            let pieces = list(db, request, len_max).await;
+            Ok(pieces.map_or_else(Status::into_http, |pieces| Answer::new(pieces).into_http()))
         })
     }
 }
 
-struct List {
-    db: Db,
-    len_max: usize,
+async fn list(db: Db, request: http::Request<Body>, len_max: usize) -> Result<Vec<Bytes>, Status> {
+    let (parts, body) = request.into_parts();
+    let decoder = ProstCodec::<(), wire::ListContainersRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(len_max));
+    let message = messages.message().await?;
+    let message = message.ok_or_else(|| Status::internal("containers: list: no request"))?;
+    let metadata = MetadataMap::from_headers(parts.headers);
+    let request = Request::from_parts(metadata, parts.extensions, message);
+    let ctx = call::context(&request)?;
+    let filters = request.into_inner().filters;
+    let encoding = tokio::task::spawn_blocking(move || encode(&db, &ctx, &filters, len_max));
+    let ended = encoding.await;
+    Ok(ended.map_err(|e| Error::internal(format!("containers: list: {e}")))??)
 }
 
-impl UnaryService<wire::ListContainersRequest> for List {
-    type Response = Encoded;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Encoded>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<wire::ListContainersRequest>) -> Self::Future {
-        let (db, len_max) = (self.db.clone(), self.len_max);
-        Box::pin(async move {
-            let ctx = call::context(&request)?;
-            let filters = request.into_inner().filters;
-            let encoding =
-                tokio::task::spawn_blocking(move || encode(&db, &ctx, &filters, len_max));
-            let ended = encoding.await;
-            let encoded = ended.map_err(|e| Error::internal(format!("containers: list: {e}")))?;
-            Ok(Response::new(encoded?))
-        })
-    }
-}
-
-fn encode(db: &Db, ctx: &CallContext, filters: &[String], len_max: usize) -> Result<Encoded> {
-    let mut pieces = Pieces { len_max, ..Pieces::default() };
+fn encode(db: &Db, ctx: &CallContext, filters: &[String], len_max: usize) -> Result<Vec<Bytes>> {
+    let mut pieces = Pieces::new(len_max);
     if filters.is_empty() {
         // Nothing is to be looked at: what is stored goes out as it is.
         let mut message = Vec::new();
@@ -123,26 +119,28 @@ fn encode(db: &Db, ctx: &CallContext, filters: &[String], len_max: usize) -> Res
             pieces.container(container.encoded_len(), |piece| container.encode_raw(piece))
         })?;
     }
-    pieces.push();
-    Ok(pieces.encoded)
+    pieces.end()
 }
 
-/// An encoded message, in pieces.
-#[derive(Debug, Default)]
-struct Encoded {
-    pieces: Vec<Bytes>,
-    len: usize,
-}
-
-/// An answer that grows.
-#[derive(Debug, Default)]
+/// A message that grows, behind the prefix it has in a body.
+#[derive(Debug)]
 struct Pieces {
-    encoded: Encoded,
+    full: Vec<BytesMut>,
+    /// Bytes in those.
+    full_len: usize,
     piece: BytesMut,
     len_max: usize,
 }
 
 impl Pieces {
+    fn new(len_max: usize) -> Self {
+        let mut piece = BytesMut::with_capacity(PIECE_LEN);
+        piece.put_bytes(0, PREFIX_LEN);
+        // The prefix is none of the message.
+        let len_max = len_max.saturating_add(PREFIX_LEN);
+        Self { full: Vec::new(), full_len: 0, piece, len_max }
+    }
+
     /// Adds a container of `len` bytes, which `put` writes.
     fn container(
         &mut self,
@@ -158,8 +156,8 @@ impl Pieces {
         self.piece.put_u8(CONTAINERS_KEY);
         encode_varint(len as u64, &mut self.piece);
         put(&mut self.piece);
-        if self.encoded.len + self.piece.len() > self.len_max {
-            let limit = self.len_max;
+        if self.full_len + self.piece.len() > self.len_max {
+            let limit = self.len_max - PREFIX_LEN;
             return Err(Error::resource_exhausted(format!(
                 "containers: list: longer than {limit} bytes, ask by filters or as a stream"
             )));
@@ -169,47 +167,17 @@ impl Pieces {
 
     fn push(&mut self) {
         if !self.piece.is_empty() {
-            self.encoded.len += self.piece.len();
-            self.encoded.pieces.push(std::mem::take(&mut self.piece).freeze());
+            self.full_len += self.piece.len();
+            self.full.push(std::mem::take(&mut self.piece));
         }
     }
-}
 
-#[derive(Clone, Copy, Debug)]
-struct ListCodec;
-
-impl Codec for ListCodec {
-    type Encode = Encoded;
-    type Decode = wire::ListContainersRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for ListCodec {
-    type Item = Encoded;
-    type Error = Status;
-
-    fn encode(&mut self, item: Encoded, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(item.len);
-        item.pieces.into_iter().for_each(|piece| out.put(piece));
-        Ok(())
-    }
-}
-
-impl Decoder for ListCodec {
-    type Item = wire::ListContainersRequest;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let request = wire::ListContainersRequest::decode(from);
-        request.map(Some).map_err(|e| Status::internal(format!("containers: list: {e}")))
+    fn end(mut self) -> Result<Vec<Bytes>> {
+        self.push();
+        let prefix = prefix(self.full_len - PREFIX_LEN)?;
+        if let Some(first) = self.full.first_mut() {
+            first[..PREFIX_LEN].copy_from_slice(&prefix);
+        }
+        Ok(self.full.into_iter().map(BytesMut::freeze).collect())
     }
 }
