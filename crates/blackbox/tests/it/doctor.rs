@@ -46,8 +46,9 @@ pub(crate) fn find<'f>(
 pub(crate) fn file_in_layers(rig: &Rig, content: &str) -> PathBuf {
     let mut todo = vec![rig.daemon.root().join(SNAPSHOTS)];
     while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
+        // The directories of a removed snapshot go meanwhile.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
             if path.is_dir() && !path.is_symlink() {
                 todo.push(path);
             } else if fs::read(&path).is_ok_and(|bytes| bytes == content.as_bytes()) {

@@ -68,7 +68,12 @@ fn root_an_unknown_runtime_is_named_in_the_error() {
 fn root_our_shim_is_started_by_one_exec_and_cannot_be_written_to() {
     let rig = Rig::with(Daemon::gantryd().start(), Client::Ctr);
     let image = rig.busybox();
-    rig.client.ok(["run", "-d", &image, "c1", "sleep", "1000"]);
+    // A file of its own: what runs anywhere is busy, which is another refusal.
+    let own = tempfile::tempdir().unwrap();
+    let path = own.path().join("containerd-shim-runc-v2");
+    std::fs::copy(built_program("containerd-shim-runc-v2"), &path).unwrap();
+    let path = path.to_str().unwrap();
+    rig.client.ok(["run", "-d", "--runtime", path, &image, "c1", "sleep", "1000"]);
     let children = format!("/proc/{0}/task", rig.daemon.pid());
     let children = std::fs::read_dir(children).unwrap().flat_map(|thread| {
         let list = thread.unwrap().path().join("children");

@@ -19,6 +19,11 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(240);
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// A checkpoint writes the container's memory to disk.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(600);
+/// How often the runtime is asked to freeze. A cgroup of version 1 whose processes fork meanwhile may
+/// stay half frozen; runc thaws it and gives up after a fifth of a second.
+const FREEZE_TRIES: u32 = 5;
+/// How it says so.
+const NOT_FROZEN: &str = "unable to freeze";
 /// What a runtime prints that is worth keeping.
 const PRINTED_BYTES_MAX: u64 = 64 * 1024;
 
@@ -248,6 +253,12 @@ impl Engine for Runc {
     }
 
     async fn pause(&self, id: &str) -> Result<()> {
+        for _ in 1..FREEZE_TRIES {
+            match self.simple("pause", id).await {
+                Err(err) if err.message().contains(NOT_FROZEN) => {}
+                done => return done,
+            }
+        }
         self.simple("pause", id).await
     }
 

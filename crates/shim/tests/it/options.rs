@@ -66,6 +66,34 @@ fn root_the_runtimes_flags_are_passed_on() {
     });
 }
 
+/// A container that forks while it is to be frozen may need another try.
+#[test]
+fn root_a_runtime_that_could_not_freeze_is_asked_again() {
+    run(async {
+        let daemon = Daemon::start();
+        let (runtime, tries) =
+            (daemon.dir.path().join("busy-runc"), daemon.dir.path().join("tries"));
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *\" pause \"*)\n\
+             echo try >>{tries}\n[ $(wc -l <{tries}) -gt 2 ] || {{ echo unable to freeze >&2; exit 1; }}\n\
+             esac\nexec runc \"$@\"\n",
+            tries = tries.display()
+        );
+        program(&runtime, &script);
+        let bundle = daemon.bundle(&["sleep", "1000"]);
+        let shim = daemon.shim(&bundle).await;
+        let binary_name = runtime.display().to_string();
+        let mut request = shim.request(&bundle);
+        request.options = Some(Any::pack(&Options { binary_name, ..Options::default() }));
+        shim.create_with(request).await;
+        shim.start(&bundle.id, "").await;
+        let pause = api::PauseRequest { id: bundle.id.clone() };
+        shim.task.pause(&context(), &pause).await.expect("paused at the third try");
+        assert_eq!(std::fs::read_to_string(&tries).expect("was made"), "try\n".repeat(3));
+        shim.finish(&bundle).await;
+    });
+}
+
 /// Streams belong to whom the options name, also those of an old client's message.
 #[test]
 fn root_streams_have_the_owner_that_is_asked_for() {
