@@ -7,10 +7,8 @@ cd "$(dirname "$0")/../fuzz"
 seconds=${FUZZ_SECONDS:-60}
 targets=${FUZZ_TARGETS:-$(cd fuzz_targets && ls *.rs | sed 's/\.rs$//')}
 host=$(rustc -vV | sed -n 's/^host: //p')
-export RUSTFLAGS="--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
--Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
--Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-# With --target, so that build scripts and macros go without the instrumentation.
+export RUSTC_WRAPPER="$PWD/rustc.sh"
+# With --target, by which the wrapper tells what runs in the compiler from what is fuzzed.
 set -- build --release --target "$host"
 for target in $targets; do
     set -- "$@" --bin "$target"

@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("errdefs", &[]),
     ("failpoint", &[]),
     ("core", &["errdefs"]),
+    ("config", &["errdefs"]),
     ("sys", &["errdefs"]),
     ("mount", &["errdefs", "core", "sys"]),
     ("store", &["errdefs", "failpoint", "core", "sys"]),
@@ -83,6 +84,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "errdefs",
             "failpoint",
+            "config",
             "core",
             "sys",
             "mount",
@@ -115,7 +117,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "fuzzing",
-        &["errdefs", "core", "store", "ttrpc", "archive", "registry", "metadata", "daemon"],
+        &["errdefs", "config", "core", "store", "ttrpc", "archive", "registry", "metadata"],
     ),
     ("testkit", &["errdefs", "core"]),
     ("blackbox", &["testkit"]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_api::Payload;
 use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
 use gantry_api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
-use gantry_api::containerd::types::transfer as wire;
+use gantry_api::containerd::types::{self, transfer as wire};
 use gantry_core::{Descriptor, Labels, Platform};
 use gantry_errdefs::Result;
 use prost::Name;
@@ -257,16 +257,8 @@ impl Transfer {
         options: PullOptions,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
-        let platforms: Vec<_> = match (options.all_platforms, options.platforms.is_empty()) {
-            (true, _) => Vec::new(),
-            (false, true) => vec![platform_out(&gantry_core::platforms::default())],
-            (false, false) => options.platforms.iter().map(platform_out).collect(),
-        };
-        let unpacks = options
-            .unpack
-            .iter()
-            .flat_map(|snapshotter| unpack_for(snapshotter, &platforms))
-            .collect();
+        let platforms = wanted(options.all_platforms, &options.platforms);
+        let unpacks = unpacks(options.unpack.as_deref(), &platforms);
         let store = wire::ImageStore {
             name: options.reference.clone(),
             labels: label_map(&options.labels),
@@ -326,16 +318,8 @@ impl Transfer {
         options: ImportOptions,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
-        let platforms: Vec<_> = match (options.all_platforms, options.platforms.is_empty()) {
-            (true, _) => Vec::new(),
-            (false, true) => vec![platform_out(&gantry_core::platforms::default())],
-            (false, false) => options.platforms.iter().map(platform_out).collect(),
-        };
-        let unpacks = options
-            .unpack
-            .iter()
-            .flat_map(|snapshotter| unpack_for(snapshotter, &platforms))
-            .collect();
+        let platforms = wanted(options.all_platforms, &options.platforms);
+        let unpacks = unpacks(options.unpack.as_deref(), &platforms);
         // Without a base name, images keep the full names that the archive gives them; the dated
         // one is for those named by a bare tag.
         let named = options.base_name.is_some();
@@ -518,11 +502,21 @@ impl Auth {
     }
 }
 
-/// One unpack per platform; for every platform, that of this machine.
-fn unpack_for(
-    snapshotter: &str,
-    platforms: &[gantry_api::containerd::types::Platform],
+/// What to ask for: nothing for every platform, that of this machine if none is named.
+fn wanted(all: bool, platforms: &[Platform]) -> Vec<types::Platform> {
+    match (all, platforms.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, true) => vec![platform_out(&gantry_core::platforms::default())],
+        (false, false) => platforms.iter().map(platform_out).collect(),
+    }
+}
+
+/// One unpack per platform, if there is to be any; for every platform, that of this machine.
+fn unpacks(
+    snapshotter: Option<&str>,
+    platforms: &[types::Platform],
 ) -> Vec<wire::UnpackConfiguration> {
+    let Some(snapshotter) = snapshotter else { return Vec::new() };
     let own = [platform_out(&gantry_core::platforms::default())];
     let wanted = if platforms.is_empty() { &own } else { platforms };
     wanted

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use gantry_core::Digest;
+use gantry_errdefs::expect::{fails, ok};
 use gantry_errdefs::{Class, Error, Result};
 
 use crate::{Info, Store, Writer, WriterOptions};
@@ -296,23 +297,4 @@ async fn missing_things_are_not_found(store: &dyn Store) {
     fails(store.delete(&nothing).await, Class::NotFound);
     fails(store.status("no such ref").await, Class::NotFound);
     fails(store.abort("no such ref").await, Class::NotFound);
-}
-
-#[track_caller]
-fn ok<T>(result: Result<T>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(e) => panic!("unexpected error {e:?}"),
-    }
-}
-
-#[track_caller]
-fn fails<T>(result: Result<T>, class: Class) -> Error {
-    match result {
-        Ok(_) => panic!("expected {class:?}, got success"),
-        Err(e) => {
-            assert_eq!(e.class(), class, "{e}");
-            e
-        }
-    }
 }

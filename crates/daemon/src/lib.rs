@@ -12,7 +12,6 @@
 pub mod args;
 mod catch_panic;
 mod client;
-pub mod config;
 mod connection;
 mod count_calls;
 mod daemon;
@@ -34,5 +33,7 @@ mod snapshotters;
 mod socket;
 mod stores;
 mod wiring;
+
+pub use gantry_config as config;
 
 pub use daemon::{Builder, Daemon, Running};

@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 mod class;
+#[cfg(feature = "testsuite")]
+pub mod expect;
 #[cfg(feature = "grpc")]
 mod grpc;
 

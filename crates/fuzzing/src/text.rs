@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use gantry_config::{Flavour, load};
 use gantry_core::filters::{self as filter, FromFn};
 use gantry_core::image::{Document, ImageConfig, Index, Manifest};
 use gantry_core::{Descriptor, Digest, Labels, Reference, media_types, reference};
-use gantry_daemon::config::{Flavour, load};
 
 /// Filters: what parses can be matched, and says the same twice.
 pub fn filters(data: &[u8]) {

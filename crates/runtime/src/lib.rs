@@ -50,6 +50,7 @@ mod phase;
 pub mod plugin;
 mod sandbox;
 mod shim;
+mod start;
 mod task;
 mod types;
 mod waits;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,11 +22,11 @@ use crate::binary::{Binary, Versions};
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{Bundle, Bundles};
 use crate::config::Config;
-use crate::launch::Launched;
 use crate::log::LogReader;
-use crate::manager::{blocking, connect};
+use crate::manager::blocking;
 use crate::shim::NAMESPACE_KEY;
-use crate::{Exit, UNKNOWN_EXIT_STATUS, convert, names, options};
+use crate::start::{self, Started};
+use crate::{Exit, UNKNOWN_EXIT_STATUS, convert, options};
 
 /// The first version of the shim API that has sandboxes.
 const VERSION_MIN: u32 = 3;
@@ -166,22 +167,14 @@ impl Sandboxes {
         }
         let _reservation = Reservation(self, key.clone());
         let runtime = std::mem::take(&mut options.runtime);
-        let config = Arc::clone(&self.inner.config);
-        let program = blocking(move || {
-            let path = std::env::var("PATH").unwrap_or_default();
-            names::resolve(&runtime, config.shim_dir.as_deref(), &path)
-        })
-        .await?;
+        let program = start::program(&self.inner.config, &runtime).await?;
         let start_options = options::for_start(options.runtime_options.as_ref())?;
         let spec = options.spec.take().map_or_else(|| NO_SPEC.to_vec(), |any| any.value);
         let (bundles, (ns, id)) = (self.inner.bundles.clone(), key.clone());
-        let shim_program = program.clone();
         let bundle = blocking(move || {
             // What a sandbox whose shim is gone has left.
             bundles.bundle(&ns, &id).delete()?;
-            let bundle = bundles.create(&ns, &id, &spec, "")?;
-            bundle.set_shim_program(&shim_program)?;
-            Ok(bundle)
+            bundles.create(&ns, &id, &spec, "")
         })
         .await?;
         let made = self.start_shim(&key, &program, &bundle, start_options.as_ref(), options).await;
@@ -200,26 +193,21 @@ impl Sandboxes {
     async fn start_shim(
         &self,
         key: &Key,
-        program: &std::path::Path,
+        program: &Path,
         bundle: &Bundle,
         start_options: Option<&Any>,
         options: SandboxOptions,
     ) -> Result<Pod> {
-        // The fifo has to be there before the shim looks for it.
-        let log = LogReader::open(&bundle.log(), &key.1)?;
-        let config = &self.inner.config;
-        let binary = Binary { config, program, namespace: &key.0, id: &key.1, bundle };
+        let binary = self.binary(key, program, bundle);
         // By the verb: containers of the pod join this shim later.
-        let Launched { bootstrap, .. } =
-            binary.start(&self.inner.versions, start_options, false).await?;
-        let (saved, at) = (bootstrap.clone(), bundle.path.clone());
-        blocking(move || saved.save(&at)).await?;
+        let started =
+            binary.start_connected(&self.inner.versions, None, start_options, false).await?;
+        let Started { bootstrap, connection, log, .. } = started;
         if bootstrap.version < VERSION_MIN {
             let version = bootstrap.version;
             let text = format!("sandbox {:?}: a shim of version {version} has none", key.1);
             return Err(Error::unimplemented(text));
         }
-        let connection = connect(&bootstrap, config.deadlines.connect_new).await?;
         let client = SandboxClient::new(connection);
         let pod = Pod { bundle: bundle.clone(), bootstrap, client, _log: Some(log) };
         let request = wire::CreateSandboxRequest {
@@ -384,22 +372,15 @@ impl Sandboxes {
         self.state().pods.remove(key);
         let read = bundle.clone();
         let program = blocking(move || Ok(read.shim_program())).await.ok().flatten();
-        if let Some(program) = program {
-            let config = &self.inner.config;
-            let binary =
-                Binary { config, program: &program, namespace: &key.0, id: &key.1, bundle };
-            if let Err(err) = binary.delete().await {
-                tracing::debug!(id = key.1, %err, "clean-up after a sandbox");
-            }
+        match program {
+            Some(program) => self.binary(key, &program, bundle).remove().await,
+            None => start::remove_bundle(&key.1, bundle).await,
         }
-        let bundle = bundle.clone();
-        let removed = blocking(move || {
-            bundle.remove_stale_socket();
-            bundle.delete()
-        });
-        if let Err(err) = removed.await {
-            tracing::warn!(id = key.1, %err, "bundle of a sandbox not removed");
-        }
+    }
+
+    fn binary<'a>(&'a self, key: &'a Key, program: &'a Path, bundle: &'a Bundle) -> Binary<'a> {
+        let config = &self.inner.config;
+        Binary { config, program, namespace: &key.0, id: &key.1, bundle }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -117,16 +117,21 @@ fn client(plugin: &Plugin) -> ControllerClient<Channel> {
     ControllerClient::new(plugin.channel())
 }
 
+/// A method done by a plugin.
+macro_rules! passed_on {
+    ($plugin:ident, $request:ident, $method:ident, $deadline:expr) => {{
+        let what = format!("{} of {:?}", stringify!($method), $request.get_ref().sandbox_id);
+        let (metadata, _, message) = $request.into_parts();
+        let onward = call::onward(&metadata, message);
+        pass_on($plugin, &what, $deadline, client($plugin).$method(onward)).await?
+    }};
+}
+
 /// Makes the methods that a plugin does by itself, and the rest of each for the shim.
 macro_rules! by_plugin {
     ($self:ident, $request:ident, $method:ident, $deadline:expr) => {
         if let By::Plugin(plugin) = $self.by(&$request.get_ref().sandboxer)? {
-            let what = format!("{} of {:?}", stringify!($method), $request.get_ref().sandbox_id);
-            let (metadata, _, message) = $request.into_parts();
-            let onward = call::onward(&metadata, message);
-            let mut client = client(plugin);
-            let answer = pass_on(plugin, &what, $deadline, client.$method(onward)).await?;
-            return Ok(Response::new(answer));
+            return Ok(Response::new(passed_on!(plugin, $request, $method, $deadline)));
         }
     };
 }
@@ -147,12 +152,7 @@ impl Controller for SandboxControllerService {
                 self.create_by_shim(&ctx, request.into_inner()).await?;
                 wire::ControllerCreateResponse { sandbox_id: sandbox_id.clone() }
             }
-            By::Plugin(plugin) => {
-                let what = format!("create of {sandbox_id:?}");
-                let (metadata, _, message) = request.into_parts();
-                let onward = call::onward(&metadata, message);
-                pass_on(plugin, &what, SLOW, client(plugin).create(onward)).await?
-            }
+            By::Plugin(plugin) => passed_on!(plugin, request, create, SLOW),
         };
         self.publish(&ctx, "/sandboxes/create", &SandboxCreate { sandbox_id });
         Ok(Response::new(answer))
@@ -176,12 +176,7 @@ impl Controller for SandboxControllerService {
                     ..wire::ControllerStartResponse::default()
                 }
             }
-            By::Plugin(plugin) => {
-                let what = format!("start of {sandbox_id:?}");
-                let (metadata, _, message) = request.into_parts();
-                let onward = call::onward(&metadata, message);
-                pass_on(plugin, &what, SLOW, client(plugin).start(onward)).await?
-            }
+            By::Plugin(plugin) => passed_on!(plugin, request, start, SLOW),
         };
         self.publish(&ctx, "/sandboxes/start", &SandboxStart { sandbox_id });
         Ok(Response::new(answer))
@@ -213,12 +208,7 @@ impl Controller for SandboxControllerService {
                     exited_at: exit.exited_at.and_then(convert::time_to_wire),
                 }
             }
-            By::Plugin(plugin) => {
-                let what = format!("wait for {sandbox_id:?}");
-                let (metadata, _, message) = request.into_parts();
-                let onward = call::onward(&metadata, message);
-                pass_on(plugin, &what, None, client(plugin).wait(onward)).await?
-            }
+            By::Plugin(plugin) => passed_on!(plugin, request, wait, None),
         };
         let (exit_status, exited_at) = (answer.exit_status, answer.exited_at);
         let event = SandboxExit { sandbox_id, exit_status, exited_at };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use gantry_core::image::blob_path;
 use gantry_core::{Descriptor, Digest, media_types};
 use serde_json::{Value, json};
 
@@ -20,9 +21,9 @@ impl Image {
     /// On an I/O error.
     pub fn write_oci_layout(&self, dir: &Path, name: &str) {
         for (digest, bytes) in self.blobs() {
-            let folder = dir.join("blobs").join(digest.algorithm().as_str());
-            fs::create_dir_all(&folder).expect("making the blob directory");
-            fs::write(folder.join(digest.hex()), bytes).expect("writing a blob");
+            let path = dir.join(blob_path(digest));
+            fs::create_dir_all(path.parent().unwrap_or(dir)).expect("making the blob directory");
+            fs::write(path, bytes).expect("writing a blob");
         }
         fs::write(dir.join("oci-layout"), OCI_LAYOUT).expect("writing oci-layout");
         fs::write(dir.join("index.json"), self.layout_index(name)).expect("writing index.json");
@@ -55,7 +56,7 @@ impl Image {
         append(&mut tar, "oci-layout", OCI_LAYOUT.as_bytes());
         append(&mut tar, "index.json", self.layout_index(name).as_bytes());
         for (digest, bytes) in self.blobs() {
-            append(&mut tar, &blob_name(digest), bytes);
+            append(&mut tar, &blob_path(digest), bytes);
         }
         tar.finish().expect("finishing the tar");
     }
@@ -150,10 +151,6 @@ fn plain_tar(media_type: &str, bytes: &[u8]) -> Vec<u8> {
         out = bytes.to_vec();
     }
     out
-}
-
-fn blob_name(digest: &gantry_core::Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 fn tar_file(path: &Path) -> tar::Builder<fs::File> {

@@ -44,3 +44,21 @@ pub use pty::Pty;
 pub use registry::Registry;
 pub use stub::{Reply, StubRegistry};
 pub use vm::{Cut, RecordedDisk, Unflushed, Vm, VmOutput, WriteLog};
+
+/// Two tests of one story: on Debian's containerd and on gantryd. The test's own
+/// `support::with_daemon` takes the kind of daemon and the story.
+#[macro_export]
+#[allow(clippy::crate_in_macro_def, reason = "it is the test's own module")]
+macro_rules! on_both {
+    ($story:ident, $containerd:ident, $gantryd:ident) => {
+        #[test]
+        fn $containerd() {
+            crate::support::with_daemon($crate::DaemonKind::Containerd, $story);
+        }
+
+        #[test]
+        fn $gantryd() {
+            crate::support::with_daemon($crate::DaemonKind::Gantryd, $story);
+        }
+    };
+}

@@ -25,8 +25,10 @@ use steps::Steps;
 /// Room for a few images, and little enough to copy for each cut.
 const DISK_BYTES: u64 = 384 << 20;
 
-/// The machine emulates its processor, on hosts that may be busy.
-const MACHINE_TIMEOUT: Duration = Duration::from_secs(600);
+/// The machine emulates its processor, on hosts that may be busy: so long to start and stop, and
+/// for each step.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(300);
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts the daemon on the recorded disk. Without `auto_da_alloc` ext4 does not repair what
 /// programs forget to sync before they rename.
@@ -84,11 +86,11 @@ fn record(dir: &Path, seed: u64) -> (RecordedDisk, Steps) {
         return (RecordedDisk::open(dir), steps);
     }
     fs::create_dir_all(dir).unwrap();
-    let count = if cuts() > 50 { 40 } else { 10 };
-    let steps = Steps::choose(seed, count);
+    let count = if cuts() > 50 { 40_u32 } else { 10 };
+    let steps = Steps::choose(seed, count as usize);
     let disk = RecordedDisk::create(dir, DISK_BYTES);
     let mut vm = Vm::new()
-        .with_timeout(MACHINE_TIMEOUT)
+        .with_timeout(MACHINE_TIMEOUT + STEP_TIMEOUT * count)
         .only_modules(&["overlay", "virtio_pci", "virtio_blk"])
         .disk(&disk)
         .program(&system_program("runc"), "/bin/runc")

@@ -55,21 +55,7 @@ fn children_labels(image: &Image, digest: &Digest) -> gantry_client::core::Label
     labels
 }
 
-/// Two tests of one story: on Debian's containerd and on gantryd.
-macro_rules! on_both {
-    ($story:ident, $containerd:ident, $gantryd:ident) => {
-        #[test]
-        fn $containerd() {
-            crate::support::with_daemon(gantry_testkit::DaemonKind::Containerd, $story);
-        }
-
-        #[test]
-        fn $gantryd() {
-            crate::support::with_daemon(gantry_testkit::DaemonKind::Gantryd, $story);
-        }
-    };
-}
-pub(crate) use on_both;
+pub(crate) use gantry_testkit::on_both;
 
 /// The name of [`busybox`].
 pub(crate) const BUSYBOX: &str = "example.com/b:1";

@@ -243,9 +243,16 @@ async fn another_namespace_gets_a_known_digest_for_free() {
     let info = InfoRequest { digest: digest.clone() };
     refused(client.info(in_ns("b", info.clone())).await, Code::NotFound, &digest);
 
+    // One of the two is wrong: the bytes tell.
     let mut writing = Writing::open(&mut client, "b").await;
-    let mut first = stat("r");
+    let mut first = stat("other size");
     first.expected.clone_from(&digest);
+    first.total = 7;
+    assert_eq!(writing.say(first.clone()).await.unwrap().offset, 0);
+    drop(writing);
+
+    let mut writing = Writing::open(&mut client, "b").await;
+    first.r#ref = "r".to_owned();
     first.total = 6;
     let answer = writing.say(first).await.unwrap();
     assert_eq!(answer.offset, 6, "all of it is there");

@@ -132,21 +132,7 @@ pub(crate) fn run_on(daemon: gantry_testkit::Daemon, story: impl AsyncFnOnce(&mu
     setting.daemon.assert_clean();
 }
 
-/// Two tests of one story: on Debian's containerd and on gantryd.
-macro_rules! on_both {
-    ($story:ident, $containerd:ident, $gantryd:ident) => {
-        #[test]
-        fn $containerd() {
-            crate::support::with_daemon(gantry_testkit::DaemonKind::Containerd, $story);
-        }
-
-        #[test]
-        fn $gantryd() {
-            crate::support::with_daemon(gantry_testkit::DaemonKind::Gantryd, $story);
-        }
-    };
-}
-pub(crate) use on_both;
+pub(crate) use gantry_testkit::on_both;
 
 /// No streams.
 pub(crate) fn ignore(_: DirectIo) -> Result<()> {

@@ -87,7 +87,7 @@ impl ContentWriter {
             _used: db.shared.inflight.enter(&ingest_name(&backend_ref)).await,
         };
         let fresh = record.as_ref().is_none_or(|r| r.shared);
-        ingest.source = open_bytes(db, &ingest.reference, &ingest.open, fresh).await?;
+        ingest.source = open_bytes(db, &ingest.open, fresh).await?;
         Ok(Self { ingest: Some(ingest) })
     }
 
@@ -433,20 +433,16 @@ impl Drop for Ingest {
 }
 
 /// Opens the bytes of an ingest; a `fresh` one may stand for a blob that another namespace shares.
-async fn open_bytes(db: &Db, reference: &str, open: &OpenIngest, fresh: bool) -> Result<Source> {
+async fn open_bytes(db: &Db, open: &OpenIngest, fresh: bool) -> Result<Source> {
     let (backend_ref, facts) = (open.backend_ref.clone(), open.facts().clone());
     if fresh && let Some(expected) = &facts.expected {
         let used = db.shared.inflight.enter(&blob_name(expected.as_str())).await;
         // Looked up after the guard is held, so that the blob stays.
+        // Whoever expects another size is wrong in one of the two, and finds out which by sending.
         if is_shared(&db.view()?, db.policy(), expected)?
             && let Ok(info) = db.shared.content.info(expected).await
+            && (facts.total == 0 || facts.total == info.size)
         {
-            if facts.total > 0 && facts.total != info.size {
-                return Err(Error::failed_precondition(format!(
-                    "ref {reference:?}: expected size {} of {expected}, which has {}",
-                    facts.total, info.size
-                )));
-            }
             open.facts().shared = Some(info.size);
             let digest = expected.clone();
             return Ok(Source::Shared { digest, size: info.size, _used: used });

@@ -17,7 +17,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use gantry_core::{Any, Context, Digest, Labels, Namespace};
-use gantry_errdefs::{Class, Error, Result};
+use gantry_errdefs::Result;
+use gantry_errdefs::expect::{fails, ok};
 
 use crate::{
     Container, ContentInfo, Image, ImageDelete, ImageUpdate, Lease, NamespaceInfo, Resource,
@@ -169,23 +170,4 @@ fn too_long() -> Labels {
 /// The longest label an object may have.
 fn just_right() -> Labels {
     map(&[("k", &"v".repeat(gantry_core::labels::LABEL_LEN_MAX - 1))])
-}
-
-#[track_caller]
-fn ok<T>(result: Result<T>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(e) => panic!("unexpected error {e:?}"),
-    }
-}
-
-#[track_caller]
-fn fails<T>(result: Result<T>, class: Class) -> Error {
-    match result {
-        Ok(_) => panic!("expected {class:?}, got success"),
-        Err(e) => {
-            assert_eq!(e.class(), class, "{e}");
-            e
-        }
-    }
 }

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use gantry_api::containerd::task::v2::CreateTaskRequest;
 use gantry_core::{Any, identifiers};
-use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_ttrpc::Client;
+use gantry_errdefs::Result;
 
 use super::table::Key;
 use super::{Manager, blocking};
@@ -15,14 +13,10 @@ use crate::binary::Binary;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::{self, Bundle};
 use crate::journal::Journal;
-use crate::launch::Launched;
-use crate::log::LogReader;
 use crate::phase::phase;
 use crate::shim::{Identity, Shim};
-use crate::{CreateOptions, convert, options};
-
-/// How long to wait before connecting again to a shim that does not listen yet.
-const CONNECT_RETRY: Duration = Duration::from_millis(10);
+use crate::start::{Started, remove_bundle};
+use crate::{CreateOptions, convert, options, start};
 
 /// Gives a key free again unless the task was made.
 struct Reservation<'a> {
@@ -54,12 +48,12 @@ impl Manager {
         self.inner.table.reserve(key, Journal::new(&place, true))?;
         let mut reservation = Reservation { manager: self, key, kept: false };
         let _attaches = self.inner.attaches.begin();
-        let program = self.program(&options.runtime).await?;
+        let program = start::program(&self.inner.config, &options.runtime).await?;
         let alone = !bundle::is_grouped(&options.spec.value)
             && !options::has_shim_cgroup(start_options.as_ref());
         let bundle = phase(&key.id, "bundle", self.make_bundle(key, &mut options)).await?;
         if let Err(err) = self.take_checkpoint(&mut options, &bundle).await {
-            self.remove_bundle(&key.id, &bundle).await;
+            remove_bundle(&key.id, &bundle).await;
             return Err(err);
         }
         let started = self.start_shim(key, &options, &program, &bundle, (start_options, alone));
@@ -67,7 +61,8 @@ impl Manager {
         let shim = match started {
             Ok(shim) => Arc::new(shim),
             Err(err) => {
-                self.abandon_start(key, &program, &bundle).await;
+                // The program may have left a shim behind.
+                self.binary(key, &program, &bundle).remove().await;
                 return Err(err);
             }
         };
@@ -115,22 +110,11 @@ impl Manager {
             program: program.clone(),
             sandbox_id: options.sandbox_id.clone(),
         };
-        let (record, shim_program) = (bundle.clone(), program.clone());
-        blocking(move || record.set_shim_program(&shim_program)).await?;
-        // The fifo has to be there before the shim looks for it.
-        let log = LogReader::open(&bundle.log(), &key.id)?;
-        let Launched { bootstrap, process } = match self.joined(key, options).await {
-            Some(bootstrap) => Launched { bootstrap, process: None },
-            None => {
-                self.binary(key, program, bundle)
-                    .start(&self.inner.versions, start_options.as_ref(), alone)
-                    .await?
-            }
-        };
-        let (saved, at) = (bootstrap.clone(), bundle.path.clone());
-        blocking(move || saved.save(&at)).await?;
-        let deadline = self.inner.config.deadlines.connect_new;
-        let connection = connect(&bootstrap, deadline).await.context(|| "failed to start shim")?;
+        let joined = self.joined(key, options).await;
+        let Started { bootstrap, connection, process, log } = self
+            .binary(key, program, bundle)
+            .start_connected(&self.inner.versions, joined, start_options.as_ref(), alone)
+            .await?;
         let shim = Shim::new(who, &bootstrap, connection, Some(log));
         // Which process it is matters only if it does not end when told to.
         if let Some(process) = process {
@@ -169,14 +153,6 @@ impl Manager {
         found.filter(|bootstrap| bootstrap.version >= 3)
     }
 
-    /// Undoes a start that failed: the program may have left a shim behind.
-    async fn abandon_start(&self, key: &Key, program: &PathBuf, bundle: &Bundle) {
-        if let Err(err) = self.binary(key, program, bundle).delete().await {
-            tracing::debug!(id = key.id, %err, "clean-up after a shim that did not start");
-        }
-        self.remove_bundle(&key.id, bundle).await;
-    }
-
     /// Undoes a task that could not be created.
     async fn abandon(&self, shim: &Arc<Shim>) {
         shim.release();
@@ -192,7 +168,7 @@ impl Manager {
                 tracing::warn!(id = shim.id, %err, "clean-up after a task that was not created");
             }
         }
-        self.remove_bundle(&shim.id, &shim.bundle).await;
+        remove_bundle(&shim.id, &shim.bundle).await;
     }
 
     /// Removes a task whose creator has gone away.
@@ -209,24 +185,6 @@ impl Manager {
             tracing::warn!(id = shim.id, %err, "deletion of an unwanted task");
         }
     }
-}
-
-/// Connects to a shim that has just been started.
-pub(crate) async fn connect(bootstrap: &Bootstrap, deadline: Duration) -> Result<Client> {
-    let attempts = async {
-        loop {
-            match Client::connect(&bootstrap.address) {
-                Err(err) if err.is_unavailable() => tokio::time::sleep(CONNECT_RETRY).await,
-                outcome => return outcome,
-            }
-        }
-    };
-    tokio::time::timeout(deadline, attempts).await.unwrap_or_else(|_| {
-        Err(Error::unavailable(format!(
-            "shim at {}: not listening after {deadline:?}",
-            bootstrap.address
-        )))
-    })
 }
 
 fn request(shim: &Shim, options: CreateOptions, task_options: Option<Any>) -> CreateTaskRequest {

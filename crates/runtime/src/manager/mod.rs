@@ -23,12 +23,10 @@ use crate::config::Config;
 use crate::journal::Journal;
 use crate::plugin::{Runtime, Task};
 use crate::shim::Shim;
-use crate::{CreateOptions, Exit, names, sandbox};
+use crate::{CreateOptions, Exit, sandbox, start};
 pub use leftovers::{Leftover, LeftoverKind};
 use table::{Key, Table};
 pub use upgrade::{ShimProcess, ShimStatus, UpgradeOptions, UpgradeOutcome};
-
-pub(crate) use create::connect;
 
 /// The runtime plugin over shims. Cheap to clone; clones share everything.
 ///
@@ -128,7 +126,7 @@ impl Manager {
     /// # Errors
     /// Those of finding the program; Unknown with its output when it fails.
     pub async fn info(&self, runtime: &str, options: Option<&Any>) -> Result<Vec<u8>> {
-        let program = self.program(runtime).await?;
+        let program = start::program(&self.inner.config, runtime).await?;
         let deadline = self.inner.config.deadlines.info;
         binary::info(&program, options, deadline).await
     }
@@ -153,16 +151,6 @@ impl Manager {
             None if table.was_buried(&key, |_| true) => Told::Already,
             None => Told::Never,
         }
-    }
-
-    /// The shim program of `runtime`.
-    async fn program(&self, runtime: &str) -> Result<std::path::PathBuf> {
-        let (runtime, config) = (runtime.to_owned(), Arc::clone(&self.inner.config));
-        blocking(move || {
-            let path = std::env::var("PATH").unwrap_or_default();
-            names::resolve(&runtime, config.shim_dir.as_deref(), &path)
-        })
-        .await
     }
 
     async fn shim(&self, namespace: &Namespace, id: &str) -> Result<Arc<Shim>> {

@@ -19,6 +19,7 @@ use crate::journal::Journal;
 use crate::log::LogReader;
 use crate::names::RUNC_V2;
 use crate::shim::{Identity, Shim};
+use crate::start::{self, remove_bundle};
 
 /// Shims asked at a time. One that hangs takes a place for its deadline, so there are many;
 /// asking costs a socket and a few messages.
@@ -66,7 +67,7 @@ impl Manager {
             Ok(who) => who,
             Err(err) => {
                 tracing::warn!(id = key.id, %err, "bundle without a shim program");
-                self.remove_bundle(&key.id, &bundle).await;
+                remove_bundle(&key.id, &bundle).await;
                 self.inner.table.forget(key);
                 return;
             }
@@ -86,7 +87,7 @@ impl Manager {
                 }
                 // Or deleted: the shim has told so, unless it died before it could.
                 let pid = self.tell_of_record(key, &bundle).await;
-                self.remove_bundle(&key.id, &bundle).await;
+                remove_bundle(&key.id, &bundle).await;
                 self.inner.table.forget_buried(key, pid);
             }
             Outcome::Dead(err) => {
@@ -122,7 +123,7 @@ impl Manager {
             blocking(move || Ok((read.shim_program(), read.sandbox()))).await?;
         let program = match program {
             Some(program) => program,
-            None => self.program(RUNC_V2).await?,
+            None => start::program(&self.inner.config, RUNC_V2).await?,
         };
         Ok(Identity {
             config: Arc::clone(&self.inner.config),
@@ -201,7 +202,7 @@ impl Manager {
         if had_task {
             self.tell_the_rest(key, bundle, &exit, true).await;
         }
-        self.remove_bundle(&key.id, bundle).await;
+        remove_bundle(&key.id, bundle).await;
         self.inner.table.forget_buried(key, exit.pid);
     }
 }

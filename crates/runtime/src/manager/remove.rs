@@ -12,6 +12,7 @@ use crate::events::{delete_event, exit_event};
 use crate::journal::{Fact, OfTask};
 use crate::phase::phase;
 use crate::shim::Shim;
+use crate::start::remove_bundle;
 
 impl Manager {
     /// Deletes a task that has stopped, its shim if it was the last, and its bundle.
@@ -41,7 +42,7 @@ impl Manager {
             }
             Err(_) => self.tell_of_record(&key(shim), &shim.bundle).await,
         };
-        phase(&shim.id, "remove-bundle", self.remove_bundle(&shim.id, &shim.bundle)).await;
+        phase(&shim.id, "remove-bundle", remove_bundle(&shim.id, &shim.bundle)).await;
         self.inner.table.forget_buried(&key(shim), pid);
         exit
     }
@@ -104,18 +105,6 @@ impl Manager {
         }
     }
 
-    /// Removes a bundle; what cannot be removed is tried again at the next start.
-    pub(super) async fn remove_bundle(&self, id: &str, bundle: &Bundle) {
-        let bundle = bundle.clone();
-        let removed = blocking(move || {
-            bundle.remove_stale_socket();
-            bundle.delete()
-        });
-        if let Err(err) = removed.await {
-            tracing::warn!(id, %err, "bundle not removed");
-        }
-    }
-
     /// Cleans up when the shim dies, for as long as it is the daemon's. A broken connection alone
     /// is no death: who still listens is connected to again.
     pub(super) fn watch(&self, shim: &Arc<Shim>) {
@@ -144,7 +133,7 @@ impl Manager {
             }
         };
         self.tell_the_rest(&key(shim), &shim.bundle, &exit, false).await;
-        self.remove_bundle(&shim.id, &shim.bundle).await;
+        remove_bundle(&shim.id, &shim.bundle).await;
         self.inner.table.forget_buried(&key(shim), exit.pid);
         shim.bury(exit);
     }

@@ -8,7 +8,8 @@ mod records;
 mod trees;
 
 use gantry_core::Labels;
-use gantry_errdefs::{Class, Error, Result};
+use gantry_errdefs::Result;
+use gantry_errdefs::expect::{fails, ok};
 
 use crate::{CommitOptions, Snapshotter};
 
@@ -29,24 +30,5 @@ pub async fn layer(sn: &dyn Snapshotter, name: &str, parent: Option<&str>) -> Re
 async fn remove_all(sn: &dyn Snapshotter, names: &[&str]) {
     for name in names {
         ok(sn.remove(name).await);
-    }
-}
-
-#[track_caller]
-fn ok<T>(result: Result<T>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(e) => panic!("unexpected error {e:?}"),
-    }
-}
-
-#[track_caller]
-fn fails<T>(result: Result<T>, class: Class) -> Error {
-    match result {
-        Ok(_) => panic!("expected {class:?}, got success"),
-        Err(e) => {
-            assert_eq!(e.class(), class, "{e}");
-            e
-        }
     }
 }

@@ -2,6 +2,8 @@
 
 use gantry_api::containerd::services::content::v1 as content;
 use gantry_api::containerd::services::content::v1::content_client::ContentClient;
+use gantry_api::containerd::services::namespaces::v1 as namespaces;
+use gantry_api::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use gantry_core::Digest;
 use tonic::{Request, Response, Status};
 
@@ -257,5 +259,57 @@ impl Walk {
             Err(status) => Err(status),
         };
         self.note("read another's blob", came);
+    }
+
+    /// Blobs of a namespace that does not share, then does, then does no more.
+    pub(super) async fn shared_by_some(&mut self) {
+        let own = digest(b"own");
+        let begun = vec![message(Stat, "own"), data(0, b"own"), commit(3, 3, &own)];
+        self.write("write what others want", begun).await;
+        let known = |reference: &str, total: i64| content::WriteContentRequest {
+            expected: digest(b"own"),
+            total,
+            ..message(Stat, reference)
+        };
+        for (n, sharing) in ["", "true", "false", "1"].into_iter().enumerate() {
+            let paths = ["labels.containerd.io/namespace.shareable"];
+            let namespace = namespaces::Namespace {
+                name: super::NAMESPACE.into(),
+                labels: labels(&[("containerd.io/namespace.shareable", sharing)]),
+            };
+            let update = namespaces::UpdateNamespaceRequest {
+                namespace: Some(namespace),
+                update_mask: mask(&paths),
+            };
+            NamespacesClient::new(self.channel.clone()).update(Request::new(update)).await.unwrap();
+            let elsewhere = |messages| in_ns(&format!("walk-{n}"), tokio_stream::iter(messages));
+            let shown = |call: &str| format!("{call}, shareable {sharing:?}");
+            let stat = vec![known("r", 3)];
+            self.write_as(&shown("known elsewhere"), elsewhere(stat)).await;
+            let unsized_stat = vec![known("unsized", 0)];
+            self.write_as(&shown("known elsewhere, no size"), elsewhere(unsized_stat)).await;
+            let other_size = vec![known("other", 4)];
+            self.write_as(&shown("known elsewhere, other size"), elsewhere(other_size)).await;
+            let nothing = vec![known("nothing", 3), commit(0, 3, &own)];
+            self.write_as(&shown("commit of nothing"), elsewhere(nothing)).await;
+            let said = vec![known("said", 3), commit(3, 3, &own)];
+            self.write_as(&shown("commit of what is said to be there"), elsewhere(said)).await;
+            let mut c = ContentClient::new(self.channel.clone());
+            let info = || content::InfoRequest { digest: digest(b"own") };
+            let elsewhere_info = in_ns(&format!("walk-{n}"), info());
+            self.note(&shown("info"), c.info(elsewhere_info).await);
+            let bytes = vec![known("bytes", 3), data(0, b"own"), commit(3, 3, &own)];
+            self.write_as(&shown("all bytes shown"), elsewhere(bytes)).await;
+            let elsewhere_info = in_ns(&format!("walk-{n}"), info());
+            self.note(&shown("info, bytes shown"), c.info(elsewhere_info).await);
+            let again = vec![known("again", 3)];
+            self.write_as(&shown("known here"), elsewhere(again)).await;
+            let list = in_ns(&format!("walk-{n}"), content::ListStatusesRequest::default());
+            let ingests = c.list_statuses(list).await.map(|mut answer| {
+                answer.get_mut().statuses.sort_by(|a, b| a.r#ref.cmp(&b.r#ref));
+                answer
+            });
+            self.note(&shown("ingests"), ingests);
+        }
     }
 }

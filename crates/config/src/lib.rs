@@ -5,10 +5,14 @@
 //! typed form, and `config migrate` is the same code that start-up runs.
 //!
 //! Keys we do not know are never fatal: each is reported once with its path ([`Loaded::warnings`]).
+//!
+//! A crate of its own, so that what reads files and nothing else builds without the daemon.
+#![forbid(unsafe_code)]
 
 mod duration;
 mod glob;
 pub mod load;
+mod logging;
 pub mod migrate;
 mod plugins;
 #[cfg(test)]
@@ -20,9 +24,11 @@ use std::path::{Path, PathBuf};
 
 use gantry_errdefs::{Error, Result};
 use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
 
 pub use duration::GoDuration;
 pub use load::Loaded;
+pub use logging::LogFormat;
 pub use plugins::{
     Blockfile, ContentSharing, Diff, Erofs, Gc, Listen, Metadata, MetricsListen, Overlayfs,
     Plugins, Restart, RootPath, RuntimeTask, ShimManager, Transfer, TransferUnpack,
@@ -107,6 +113,24 @@ pub struct Debug {
     pub level: String,
     /// text or json; empty means text.
     pub format: String,
+}
+
+impl Debug {
+    /// The level as configured; info when nothing is.
+    ///
+    /// # Errors
+    /// InvalidArgument for any other word.
+    pub fn log_level(&self) -> Result<LevelFilter> {
+        logging::level(&self.level)
+    }
+
+    /// The format as configured; text when nothing is.
+    ///
+    /// # Errors
+    /// InvalidArgument for any other word.
+    pub fn log_format(&self) -> Result<LogFormat> {
+        logging::format(&self.format)
+    }
 }
 
 /// Which cgroup the daemon puts itself into.
@@ -249,8 +273,8 @@ impl Config {
                 ));
             }
         }
-        crate::logging::parse_level(&self.debug.level)?;
-        crate::logging::parse_format(&self.debug.format)?;
+        self.debug.log_level()?;
+        self.debug.log_format()?;
         Ok(())
     }
 
