@@ -20,6 +20,10 @@ use tokio::sync::Notify;
 use crate::clock::timestamp;
 use crate::task::{KILLED_DEADLINE, Shim};
 
+/// How long the shim lives on when it was told to end: Go's ttrpc client may take the end of the
+/// connection for the answer that has come before it, if it finds both.
+const HEARD_DELAY: Duration = Duration::from_millis(100);
+
 /// The one sandbox a shim can be.
 #[derive(Debug)]
 pub(crate) struct SandboxService {
@@ -192,7 +196,11 @@ impl Sandbox for SandboxService {
         self.shim.kill_containers(KILLED_DEADLINE).await;
         self.end(&r.sandbox_id)?;
         self.shim.set_sandboxed(false);
-        self.shim.stop.notify_one();
+        let shim = self.shim.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(HEARD_DELAY).await;
+            shim.stop.notify_one();
+        });
         Ok(api::ShutdownSandboxResponse {})
     }
 
