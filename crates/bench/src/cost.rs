@@ -55,7 +55,7 @@ impl Cost {
 }
 
 /// Bytes that the files below `dir` take on disk.
-fn on_disk(dir: &Path) -> u64 {
+pub(crate) fn on_disk(dir: &Path) -> u64 {
     let mut bytes = 0;
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -121,7 +121,7 @@ fn stat_ticks(pid: &str, fields: std::ops::Range<usize>) -> Duration {
 }
 
 /// Bytes written by this process, which writes little, and its children that were waited for.
-fn children_written() -> u64 {
+pub(crate) fn children_written() -> u64 {
     field("/proc/self/io", "write_bytes:")
 }
 

@@ -27,6 +27,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// daemon may take.
 const HUGE_LAYER_BYTES: usize = 1 << 30;
 
+/// Largest image that is unpacked for comparison.
+const PLAIN_BYTES_MAX: usize = 32 << 20;
+
 const KINDS: [DaemonKind; 2] = [DaemonKind::Containerd, DaemonKind::Gantryd];
 
 /// The parts, which are arguments of the program behind `images-`.
@@ -103,6 +106,13 @@ fn moved(report: &mut Report, what: &str, image: &Image, all: bool) {
         limits.digesting.as_secs_f64() * 1e3,
         limits.writing.as_secs_f64() * 1e3
     );
+    if let Some(plain) = Plain::of(image, dir.path()) {
+        println!(
+            "{what}: tar and cp write {} KiB for {} KiB",
+            plain.written / 1024,
+            plain.kept / 1024
+        );
+    }
     let out = dir.path().join("exported.tar");
     let out = out.to_string_lossy().into_owned();
     compare(report, &format!("export {what}"), |kind| {
@@ -137,6 +147,39 @@ impl Limits {
         let written = image.blobs().values().try_for_each(|bytes| file.write_all(bytes));
         written.and_then(|()| file.sync_data()).expect("writing to disk");
         Self { digesting, writing: begin.elapsed() }
+    }
+}
+
+/// What it takes on disk to have the blobs of an image and its layers unpacked, without anything
+/// that remembers them.
+struct Plain {
+    written: u64,
+    kept: u64,
+}
+
+impl Plain {
+    /// Of a small image; for large ones files are nearly all there is.
+    fn of(image: &Image, dir: &Path) -> Option<Self> {
+        if image.blobs().values().map(|bytes| bytes.len()).sum::<usize>() > PLAIN_BYTES_MAX {
+            return None;
+        }
+        let dir = dir.join("plain");
+        let before = cost::children_written();
+        for (n, bytes) in image.blobs().values().enumerate() {
+            let (blob, tree) = (dir.join(format!("blob-{n}")), dir.join(n.to_string()));
+            std::fs::create_dir_all(&tree).expect("making a directory");
+            std::fs::write(&blob, bytes).expect("writing a blob");
+            // Manifests and configs are no archives.
+            if bytes.starts_with(b"{") {
+                continue;
+            }
+            let mut tar = std::process::Command::new("tar");
+            let done = tar.arg("-C").arg(&tree).arg("-xf").arg(&blob).status();
+            assert!(done.is_ok_and(|status| status.success()), "tar unpacks a layer");
+        }
+        settle_disk();
+        let written = cost::children_written() - before;
+        Some(Self { written, kept: cost::on_disk(&dir) })
     }
 }
 

@@ -1,18 +1,20 @@
 //! Flags about registries, shared by pull, push and fetch.
 
+use std::path::PathBuf;
+
 use clap::Args;
-use gantry_client::{Credentials, RegistryOptions};
+use gantry_client::{Credentials, HttpLog, RegistryOptions, TlsFiles};
 use gantry_core::Reference;
 use gantry_errdefs::{Error, Result};
 
-use crate::docker_config;
+use crate::{docker_config, output};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RegistryFlags {
     /// Use HTTP without TLS
     #[arg(long)]
     pub(crate) plain_http: bool,
-    /// Do not check the registry's certificate
+    /// Do not check the registry's certificate, for requests of this program
     #[arg(long, short = 'k')]
     pub(crate) skip_verify: bool,
     /// User and password, user[:password]
@@ -24,6 +26,21 @@ pub(crate) struct RegistryFlags {
     /// Directory with a hosts.toml per registry
     #[arg(long, value_name = "DIR", default_value = "")]
     pub(crate) hosts_dir: String,
+    /// Certificates of authorities to trust, for requests of this program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// Certificate to show registries, for requests of this program
+    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// Key of --tlscert
+    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    pub(crate) tlskey: Option<PathBuf>,
+    /// Show requests to registries and their answers, without secrets
+    #[arg(long)]
+    pub(crate) http_dump: bool,
+    /// Show how requests to registries go
+    #[arg(long)]
+    pub(crate) http_trace: bool,
 }
 
 impl RegistryFlags {
@@ -35,11 +52,6 @@ impl RegistryFlags {
 
     /// The same, and where the credentials come from.
     pub(crate) fn options_and_source(&self, reference: &str) -> Result<(RegistryOptions, String)> {
-        if self.skip_verify && self.hosts_dir.is_empty() && !self.plain_http {
-            return Err(Error::invalid_argument(
-                "--skip-verify: say skip_verify = true in a hosts.toml, see --hosts-dir",
-            ));
-        }
         let mut credentials_host = None;
         let (credentials, source) = match (&self.user, &self.refresh) {
             (_, Some(token)) => {
@@ -61,8 +73,27 @@ impl RegistryFlags {
             credentials,
             credentials_host,
             headers: Vec::new(),
+            tls: self.tls(),
+            http_log: (self.http_dump || self.http_trace).then(|| {
+                let show = |line: String| output::error("http", &line);
+                HttpLog::new(self.http_dump, self.http_trace, show)
+            }),
         };
         Ok((options, source))
+    }
+
+    /// Whether only requests of this program can do what the flags say.
+    pub(crate) fn needs_local(&self) -> bool {
+        !self.tls().is_default()
+    }
+
+    fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            ca: self.tlscacert.iter().cloned().collect(),
+            client: self.tlscert.iter().map(|cert| (cert.clone(), self.tlskey.clone())).collect(),
+            // A hosts.toml says for itself whom to trust.
+            skip_verify: self.skip_verify && self.hosts_dir.is_empty() && !self.plain_http,
+        }
     }
 
     fn basic(&self, user: &str) -> Result<Credentials> {

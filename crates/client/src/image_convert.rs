@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use gantry_archive::{Compression, Compressor, Decompressor};
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Algorithm, Descriptor, Digest, Digester, Labels, Platform, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
@@ -23,9 +23,6 @@ use crate::local::gc_labels;
 
 /// Layers that are written anew at the same time: each keeps a core busy.
 const LAYERS_AT_ONCE: usize = 2;
-
-/// Indexes within indexes are followed this deep.
-const INDEX_DEPTH_MAX: usize = 8;
 
 /// Bytes that go from task to thread and back at once, and how many such pieces may wait.
 const PIECE_BYTES: usize = 256 << 10;

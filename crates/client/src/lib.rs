@@ -39,6 +39,7 @@
 //! the same machine.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod cancel;
 mod checkpoint;
 mod client;
@@ -88,7 +89,7 @@ pub use gantry_api as api;
 pub use gantry_core as core;
 pub use gantry_errdefs::{Class, Error, Result};
 pub use gantry_oci as oci;
-pub use gantry_registry::{HostStep, Step as RegistryStep};
+pub use gantry_registry::{HostStep, HttpLog, Step as RegistryStep, TlsFiles};
 pub use image::{Image, ImageUsage};
 pub use image_convert::ConvertOptions;
 pub use images::{ImageRecord, Images};

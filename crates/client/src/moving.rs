@@ -157,6 +157,32 @@ impl Client {
         }
     }
 
+    /// As [`Self::import`], by this program whatever the daemon could do.
+    ///
+    /// # Errors
+    /// As [`Self::import`].
+    pub async fn import_local(
+        &self,
+        archive: impl AsyncRead + Unpin + Send + 'static,
+        options: &ImportOptions,
+    ) -> Result<Vec<Image>> {
+        local::import(self, archive, options).await
+    }
+
+    /// Writes images as an archive by this program, whatever the daemon could do: an OCI layout,
+    /// never with docker's `manifest.json`. Returns its size.
+    ///
+    /// # Errors
+    /// As [`Self::export`].
+    pub async fn export_local(
+        &self,
+        images: &[String],
+        options: &ExportOptions,
+        archive: &mut (impl AsyncWrite + Unpin + Send),
+    ) -> Result<u64> {
+        local::export(self, images, options, archive).await
+    }
+
     /// Writes images as an archive, an OCI layout; returns its size.
     ///
     /// # Errors
@@ -169,9 +195,7 @@ impl Client {
     ) -> Result<u64> {
         let options = ExportOptions { all_platforms, ..ExportOptions::default() };
         match self.transfer().export(images, &options, archive, |_| {}).await {
-            Err(e) if e.is_unimplemented() => {
-                local::export(self, images, all_platforms, archive).await
-            }
+            Err(e) if e.is_unimplemented() => local::export(self, images, &options, archive).await,
             other => other,
         }
     }

@@ -1,14 +1,11 @@
 //! Images with what their names point to.
 
-use gantry_core::image::{self, Document, ImageConfig, Index, Manifest};
+use gantry_core::image::{self, Document, INDEX_DEPTH_MAX, ImageConfig, Index, Manifest};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Descriptor, Digest, Platform};
 use gantry_errdefs::{Error, Result};
 
 use crate::client::Client;
-
-/// Indexes within indexes are followed this deep.
-const INDEX_DEPTH_MAX: usize = 4;
 
 /// An image resolved to one platform.
 #[derive(Clone, Debug)]

@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use gantry_api::Payload;
 use gantry_api::containerd::services::transfer::v1::transfer_client::TransferClient;
 use gantry_api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 use gantry_api::containerd::types::{self, transfer as wire};
 use gantry_core::{Descriptor, Labels, Platform};
-use gantry_errdefs::Result;
+use gantry_errdefs::{Error, Result};
+use gantry_registry::{HttpLog, TlsFiles};
 use prost::Name;
 use prost_types::Any;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::beside::{Auth, Beside, Log};
 use crate::client::{handle, service};
 use crate::convert::{descriptor, label_map, platform_out, status};
-use crate::local::may_know;
 use crate::streams::MessageStream;
 
 /// How long the last steps of a transfer that is done may take to arrive. A daemon that leaves the
@@ -41,7 +43,8 @@ pub struct Credentials {
 pub struct RegistryOptions {
     /// Uses HTTP without TLS.
     pub plain_http: bool,
-    /// Directory with `hosts.toml` files, on the daemon's machine.
+    /// Directory with `hosts.toml` files, on the daemon's machine; for this program's requests
+    /// several with `:` between them.
     pub hosts_dir: String,
     /// Credentials, handed out when the registry asks.
     pub credentials: Option<Credentials>,
@@ -50,6 +53,12 @@ pub struct RegistryOptions {
     pub credentials_host: Option<String>,
     /// Further headers.
     pub headers: Vec<(String, String)>,
+    /// TLS files of this program, where the host's configuration has none. Only requests of this
+    /// program can use them: transfers by the daemon are refused with any.
+    pub tls: TlsFiles,
+    /// Who is told of the requests, of this program and of the daemon (gantryd; containerd from
+    /// 2.1 on).
+    pub http_log: Option<HttpLog>,
 }
 
 /// What is pulled, and what happens to it.
@@ -267,8 +276,8 @@ impl Transfer {
             unpacks,
             ..wire::ImageStore::default()
         };
-        let (source, auth) = self.registry(&options.reference, options.registry).await?;
-        self.run(&source, &store, auth.into_iter().collect(), progress).await
+        let (source, beside) = self.registry(&options.reference, options.registry).await?;
+        self.run(&source, &store, vec![beside], progress).await
     }
 
     /// Pushes an image. `progress` is called for each step.
@@ -285,8 +294,8 @@ impl Transfer {
             platforms: options.platforms.iter().map(platform_out).collect(),
             ..wire::ImageStore::default()
         };
-        let (registry, auth) = self.registry(&options.reference, options.registry).await?;
-        self.run(&store, &registry, auth.into_iter().collect(), progress).await
+        let (registry, beside) = self.registry(&options.reference, options.registry).await?;
+        self.run(&store, &registry, vec![beside], progress).await
     }
 
     /// Gives an image a second name.
@@ -360,9 +369,9 @@ impl Transfer {
         options: CopyOptions,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
-        let (from, from_auth) = self.registry(&options.from, options.from_registry).await?;
-        let (to, to_auth) = self.registry(&options.to, options.to_registry).await?;
-        self.run(&from, &to, from_auth.into_iter().chain(to_auth).collect(), progress).await
+        let (from, from_beside) = self.registry(&options.from, options.from_registry).await?;
+        let (to, to_beside) = self.registry(&options.to, options.to_registry).await?;
+        self.run(&from, &to, vec![from_beside, to_beside], progress).await
     }
 
     /// Writes images as an archive to `archive`; returns its size. `progress` is called for each
@@ -402,7 +411,7 @@ impl Transfer {
         &self,
         reference: &str,
         options: RegistryOptions,
-    ) -> Result<(wire::OciRegistry, Option<Auth>)> {
+    ) -> Result<(wire::OciRegistry, Beside)> {
         let auth = match options.credentials {
             None => None,
             Some(credentials) => {
@@ -411,16 +420,32 @@ impl Transfer {
                 Some(Auth { stream, credentials, host })
             }
         };
+        if !options.tls.is_default() {
+            let why = "TLS files of the client are not for requests of the daemon: pull and push by \
+                       this program, or name them in a hosts.toml";
+            return Err(Error::invalid_argument(why));
+        }
+        let log = match options.http_log {
+            None => None,
+            Some(to) => Some(Log { stream: MessageStream::open(&self.client, "http").await?, to }),
+        };
+        let debug = match log.as_ref().map(|log| (log.to.dump, log.to.trace)) {
+            Some((true, true)) => wire::HttpDebug::Both,
+            Some((true, false)) => wire::HttpDebug::Debug,
+            Some((false, true)) => wire::HttpDebug::Trace,
+            _ => wire::HttpDebug::Disabled,
+        };
         let resolver = wire::RegistryResolver {
+            http_debug: debug.into(),
+            logs_stream: log.as_ref().map(|l| l.stream.id().to_owned()).unwrap_or_default(),
             auth_stream: auth.as_ref().map(|a| a.stream.id().to_owned()).unwrap_or_default(),
             headers: options.headers.into_iter().collect::<HashMap<_, _>>(),
             host_dir: options.hosts_dir,
             default_scheme: if options.plain_http { "http".to_owned() } else { String::new() },
-            ..wire::RegistryResolver::default()
         };
         let registry =
             wire::OciRegistry { reference: reference.to_owned(), resolver: Some(resolver) };
-        Ok((registry, auth))
+        Ok((registry, Beside { auth, log }))
     }
 
     /// Runs a transfer, telling its progress and answering its questions meanwhile.
@@ -428,7 +453,7 @@ impl Transfer {
         &self,
         source: &S,
         destination: &D,
-        auth: Vec<Auth>,
+        beside: Vec<Beside>,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<()> {
         let mut steps = MessageStream::open(&self.client, "progress").await?;
@@ -447,58 +472,27 @@ impl Transfer {
                 }
             }
         };
+        let (auths, logs): (Vec<_>, Vec<_>) = beside.into_iter().map(|b| (b.auth, b.log)).unzip();
         let answer = async {
-            futures_util::future::join_all(auth.into_iter().map(Auth::serve)).await;
+            join_all(auths.into_iter().flatten().map(Auth::serve)).await;
             std::future::pending::<()>().await
         };
+        let logs = join_all(logs.into_iter().flatten().map(Log::follow));
+        let follow = async { tokio::join!(follow, logs) };
         tokio::pin!(call, follow, answer);
         let mut followed = false;
         let done = loop {
             tokio::select! {
                 done = &mut call => break done.map(|_| ()).map_err(status),
-                () = &mut follow, if !followed => followed = true,
+                _ = &mut follow, if !followed => followed = true,
                 () = &mut answer => {}
             }
         };
-        if done.is_ok() && !followed {
+        if !followed {
             // Sent before the answer, on another stream: it may arrive after it.
             let _ = tokio::time::timeout(LAST_STEPS_PATIENCE, follow).await;
         }
         done
-    }
-}
-
-/// The stream on which a registry's question for credentials comes.
-struct Auth {
-    stream: MessageStream,
-    credentials: Credentials,
-    /// Who alone gets them.
-    host: Option<String>,
-}
-
-impl Auth {
-    /// Answers every question; never returns.
-    async fn serve(mut self) {
-        while let Ok(Some(message)) = self.stream.receive().await {
-            let Ok(Some(asked)) = message.unpack::<wire::AuthRequest>() else { continue };
-            let kind = if !may_know(self.host.as_deref(), &asked.host) {
-                wire::AuthType::None
-            } else if self.credentials.username.is_empty() {
-                wire::AuthType::Refresh
-            } else {
-                wire::AuthType::Credentials
-            };
-            let mut answer =
-                wire::AuthResponse { auth_type: kind.into(), ..wire::AuthResponse::default() };
-            if kind != wire::AuthType::None {
-                answer.secret.clone_from(&self.credentials.secret);
-                answer.username.clone_from(&self.credentials.username);
-            }
-            if self.stream.send(Any::pack(&answer)).await.is_err() {
-                break;
-            }
-        }
-        std::future::pending().await
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{Descriptor, Digest, Platform, media_types};
 /// twice that leaves room and still bounds memory.
 pub const MANIFEST_SIZE_MAX: u64 = 8 << 20;
 
+/// How deep indexes may be nested in each other: real ones hold manifests, or indexes of manifests.
+pub const INDEX_DEPTH_MAX: usize = 8;
+
 /// Annotation of an entry of an archive's index with the full name of an image.
 pub const NAME_ANNOTATION: &str = "io.containerd.image.name";
 

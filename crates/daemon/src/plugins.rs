@@ -88,11 +88,9 @@ pub(crate) fn list(
             .requires(&[metadata, "io.containerd.runtime.v2"])
             .capabilities(&["no", "always", "on-failure", "unless-stopped"]),
         Plugin::new(VERIFIER.0, VERIFIER.1),
-        Plugin::new("io.containerd.transfer.v1", "local").requires(&[
-            "io.containerd.lease.v1",
-            metadata,
-            DIFFER,
-        ]),
+        Plugin::new("io.containerd.transfer.v1", "local")
+            .export("config_path", &config.plugins.transfer.config_path)
+            .requires(&["io.containerd.lease.v1", metadata, DIFFER]),
     ]);
     for id in [
         "containers",

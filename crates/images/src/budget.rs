@@ -12,6 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes that may come at once after a pause, as time: a link that was idle may catch up a little.
 const BURST: Duration = Duration::from_millis(100);
 
+/// Layers unpacked at once while they are downloaded. Each holds some 3 MiB for it, in buffers
+/// between network, inflater and disk; the others are unpacked from the store, where they go anyway.
+const FEEDS_MAX: usize = 16;
+
 /// Limits of a node; 0 everywhere is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BudgetOptions {
@@ -33,6 +37,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     options: BudgetOptions,
     downloads: Arc<Semaphore>,
+    feeds: Arc<Semaphore>,
     /// When the bytes that were granted so far will have come at the rate allowed.
     paid_until: Mutex<Instant>,
     /// Bytes that downloads under way still have to write.
@@ -64,6 +69,7 @@ impl Budget {
         Self(Arc::new(Inner {
             options,
             downloads: Arc::new(Semaphore::new(slots)),
+            feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
             paid_until: Mutex::new(Instant::now()),
             promised: AtomicU64::new(0),
         }))
@@ -79,6 +85,11 @@ impl Budget {
         self.check_disk(blob, left)?;
         self.0.promised.fetch_add(left, Ordering::Relaxed);
         Ok(Share { budget: self.clone(), left, _slot: slot })
+    }
+
+    /// Room for one more layer to be unpacked while it is downloaded, if there is any.
+    pub(crate) fn feed(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.feeds.clone().try_acquire_owned().ok()
     }
 
     fn check_disk(&self, blob: &Descriptor, left: u64) -> Result<()> {

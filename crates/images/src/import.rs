@@ -12,6 +12,7 @@ mod squeeze;
 
 use std::collections::BTreeMap;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use gantry_core::image::{Document, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, media_types};
@@ -35,6 +36,9 @@ const LAYOUT_VERSION: &str = "1.0.0";
 /// Manifests and indexes one archive may reach, so that indexes cannot refer to each other
 /// without end.
 const DOCUMENT_COUNT_MAX: usize = 10_000;
+
+/// Documents labelled at once.
+const LABELS_AT_ONCE: usize = 64;
 
 /// How to import.
 #[derive(Clone, Debug)]
@@ -174,6 +178,7 @@ async fn label_tree(
     let content = db.content();
     let mut seen = BTreeMap::new();
     let mut todo = vec![(index.clone(), true)];
+    let mut labels = Vec::new();
     while let Some((target, needed)) = todo.pop() {
         if seen.insert(target.digest.clone(), ()).is_some() {
             continue;
@@ -188,7 +193,7 @@ async fn label_tree(
             Err(err) if err.is_not_found() => return Err(missing(&target)),
             document => document?,
         };
-        content::add_labels(&content, ctx, &target, gc_labels(&document), None).await?;
+        labels.push((target, gc_labels(&document)));
         match document {
             Document::Index(index) => {
                 for child in index.manifests {
@@ -227,7 +232,15 @@ async fn label_tree(
             }
         }
     }
-    Ok(())
+    // Side by side, so that many share one durable write; the lease holds the content meanwhile.
+    let content = &content;
+    stream::iter(labels)
+        .map(|(target, labels)| async move {
+            content::add_labels(content, ctx, &target, labels, None).await
+        })
+        .buffer_unordered(LABELS_AT_ONCE)
+        .try_collect()
+        .await
 }
 
 /// Whether a layer of this type may not be distributed and so may be missing.

@@ -1,12 +1,12 @@
 //! Push: from the image store to a registry.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Labels, Reference, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
@@ -20,9 +20,6 @@ use crate::transfer::Transfer;
 
 /// Blobs pushed at once in one push, unless configured otherwise (containerd's number).
 pub const UPLOADS_MAX_DEFAULT: usize = 3;
-
-/// How deep indexes may be nested.
-const INDEX_DEPTH_MAX: usize = 8;
 
 /// What to push, and where to.
 #[derive(Clone, Debug)]
@@ -65,11 +62,12 @@ impl Transfer {
             Some(matcher) => resolve_manifest(&content, ctx, &image.target, &matcher).await?.0,
             None => image.target.clone(),
         };
-        let push = Push { transfer: self, ctx, repository: &repository, progress: &progress };
+        let done = Mutex::default();
+        let push = Push { transfer: self, ctx, repository: &repository, progress: &progress, done };
         progress.send(Progress::named(Stage::PushingContent, &image.name));
-        push.run(&top, vec![image.name.clone()])
-            .await
-            .context(|| format!("image {:?}", image.name))?;
+        let pushed = push.run(&top, vec![image.name.clone()]).await;
+        let noted = push.note().await;
+        pushed.and(noted).context(|| format!("image {:?}", image.name))?;
         Ok(top)
     }
 }
@@ -80,6 +78,8 @@ struct Push<'a> {
     ctx: &'a Context,
     repository: &'a Repository,
     progress: &'a ProgressSink,
+    /// What the repository has by now.
+    done: Mutex<Vec<Descriptor>>,
 }
 
 /// A document to push after what it points at.
@@ -155,30 +155,40 @@ impl Push<'_> {
         let reader = content.reader(self.ctx, &blob.digest).await?;
         let source = Arc::new(Stored(reader));
         // Called from one upload at a time; the lock only makes it shareable.
-        let bytes = std::sync::Mutex::new(reporter.clone());
+        let bytes = Mutex::new(reporter.clone());
         let on_progress = move |done: u64| {
-            let mut reporter = bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut reporter = bytes.lock().unwrap_or_else(PoisonError::into_inner);
             reporter.bytes(Stage::Uploading, done);
         };
         let sources = sources.unwrap_or_default();
         let pushed = self.repository.push_blob(blob, source, &sources, &on_progress).await?;
-        self.pushed(blob, &reporter, pushed).await
+        self.pushed(blob, &reporter, pushed);
+        Ok(())
     }
 
     async fn document(&self, level: Level, tag: Option<&str>) -> Result<()> {
         let reporter = Reporter::new(self.progress, &level.descriptor, &level.parents);
         let pushed = self.repository.push_manifest(&level.descriptor, level.bytes, tag).await?;
-        self.pushed(&level.descriptor, &reporter, pushed).await
+        self.pushed(&level.descriptor, &reporter, pushed);
+        Ok(())
     }
 
-    /// Notes where the content is now, so that the next push can mount it from there.
-    async fn pushed(&self, pushed: &Descriptor, reporter: &Reporter, how: Pushed) -> Result<()> {
-        let content = self.transfer.db().content();
-        let origin = Some(self.repository.reference());
-        content::add_labels(&content, self.ctx, pushed, Labels::new(), origin).await?;
+    fn pushed(&self, pushed: &Descriptor, reporter: &Reporter, how: Pushed) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(pushed.clone());
         let existed = how == Pushed::Existed;
         reporter.stage(if existed { Stage::Exists } else { Stage::Complete });
-        Ok(())
+    }
+
+    /// Notes where the content is now, so that the next push can mount it from there. All at once,
+    /// so that it is one durable write.
+    async fn note(&self) -> Result<()> {
+        let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let content = self.transfer.db().content();
+        let origin = Some(self.repository.reference());
+        let each = done
+            .iter()
+            .map(|pushed| content::add_labels(&content, self.ctx, pushed, Labels::new(), origin));
+        try_join_all(each).await.map(drop)
     }
 }
 

@@ -1,15 +1,12 @@
 //! Reading documents out of the content store.
 
-use gantry_core::image::{Document, ImageConfig, Manifest};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX, ImageConfig, Manifest};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Platform};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Content;
 
 use crate::content::read_document;
-
-/// Indexes within indexes that are followed.
-const INDEX_DEPTH_MAX: usize = 8;
 
 /// The manifest or index that `target` describes.
 ///

@@ -14,6 +14,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::try_join_all;
 use gantry_core::image::{Manifest, chain_ids};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Digest, Labels};
@@ -197,12 +198,18 @@ impl Unpacker {
                     layers_unpacked += 1;
                 }
             }
-            self.label_layer(ctx, layer, &diff_ids[i]).await?;
             reporter.stage(Stage::Extracted);
         }
-        if let Some(top) = chain.last() {
-            self.keep(ctx, &manifest.config.digest, snapshots.name(), top).await?;
-        }
+        // All at once, so that they share one durable write.
+        let layers = manifest.layers.iter().zip(diff_ids);
+        let labels = layers.map(|(layer, diff)| self.label_layer(ctx, layer, diff));
+        let keep = async {
+            match chain.last() {
+                Some(top) => self.keep(ctx, &manifest.config.digest, snapshots.name(), top).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(try_join_all(labels), keep)?;
         Ok(Unpacked { manifest: target, chain_id: chain.last().cloned(), layers_unpacked })
     }
 

@@ -98,6 +98,11 @@ impl Auth {
         }
     }
 
+    /// Whether anyone wants to see heads.
+    pub(crate) fn tells_heads(&self) -> bool {
+        self.observer.as_ref().is_some_and(|observer| observer.heads())
+    }
+
     pub(crate) fn credentials(&self) -> Arc<dyn Credentials> {
         self.credentials.clone()
     }

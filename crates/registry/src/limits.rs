@@ -75,6 +75,13 @@ pub const PUSH_CHUNK: u64 = 16 << 20;
 /// Size of the pieces in which a blob is read for upload, in bytes.
 pub const PUSH_READ: usize = 256 * 1024;
 
+/// Blobs in a row that a repository turns out not to have before small ones are sent without asking
+/// for them: it is new then, or the image shares nothing with what is in it.
+pub const MISSES_MIN: u32 = 4;
+
+/// Blobs up to this size, in bytes, may be sent without asking: that costs less than the question.
+pub const UNASKED_PUSH_MAX: u64 = 64 << 10;
+
 /// Addresses outside the registry that are tried for one blob; real ones have one.
 pub const FOREIGN_URLS_MAX: usize = 4;
 

@@ -1,6 +1,7 @@
 //! Pushing blobs and manifests.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,8 +16,8 @@ use crate::auth::Scope;
 use crate::failure::Failure;
 use crate::hosts::Host;
 use crate::limits::{
-    BACKOFF_FIRST, BACKOFF_MAX, MONOLITHIC_PUSH_MAX, PUSH_CHUNK, PUSH_READ,
-    RESUMES_WITHOUT_PROGRESS_MAX,
+    BACKOFF_FIRST, BACKOFF_MAX, MISSES_MIN, MONOLITHIC_PUSH_MAX, PUSH_CHUNK, PUSH_READ,
+    RESUMES_WITHOUT_PROGRESS_MAX, UNASKED_PUSH_MAX,
 };
 use crate::repository::Repository;
 use crate::transport::Request;
@@ -52,7 +53,8 @@ pub enum Pushed {
 pub(crate) type OnProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 impl Repository {
-    /// Pushes a blob. `mount_from` lists repositories (paths) of the same registry that have it.
+    /// Pushes a blob, unless it is there; a small one is not asked for once the repository has had
+    /// none of several. `mount_from` lists repositories (paths) of the same registry that have it.
     /// `progress` is called with the bytes that arrived so far.
     ///
     /// # Errors
@@ -174,8 +176,14 @@ impl BlobPush<'_> {
         let path = self.repository.reference().path();
         let scope = Scope::push(path);
         let rest = format!("blobs/{}", self.digest);
-        if self.repository.has(host, &scope, &rest, self.digest).await? {
-            return Ok(Pushed::Existed);
+        let misses = self.repository.misses();
+        let asks = self.size > UNASKED_PUSH_MAX || misses.load(Ordering::Relaxed) < MISSES_MIN;
+        if asks {
+            if self.repository.has(host, &scope, &rest, self.digest).await? {
+                misses.store(0, Ordering::Relaxed);
+                return Ok(Pushed::Existed);
+            }
+            misses.fetch_add(1, Ordering::Relaxed);
         }
         for from in mount_from.iter().filter(|from| from.as_str() != path) {
             if let Some(outcome) = self.mount(host, from).await? {

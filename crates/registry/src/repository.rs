@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -128,6 +129,7 @@ impl Resolver {
                 auth: self.auth.clone(),
                 ahead: self.ahead.clone(),
                 logged: Mutex::default(),
+                misses: AtomicU32::new(0),
             }),
         })
     }
@@ -147,6 +149,8 @@ struct Inner {
     ahead: AheadBudget,
     /// Hosts whose skipping was logged.
     logged: Mutex<HashSet<String>>,
+    /// Blobs in a row that were to be pushed and were not there.
+    misses: AtomicU32,
 }
 
 impl fmt::Debug for Repository {
@@ -160,6 +164,11 @@ impl fmt::Debug for Repository {
 pub(crate) type Attempt<'s, T> = BoxFuture<'s, Result<T, Failure>>;
 
 impl Repository {
+    /// How many blobs in a row were not there when they were to be pushed.
+    pub(crate) fn misses(&self) -> &AtomicU32 {
+        &self.inner.misses
+    }
+
     /// The reference this repository was made for.
     pub fn reference(&self) -> &Reference {
         &self.inner.reference

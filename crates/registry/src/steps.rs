@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use url::Url;
 
@@ -60,6 +61,20 @@ pub enum Step {
         /// What came of it.
         outcome: String,
     },
+    /// The heads of a request and of its answer, for [`Observer::heads`]; what may be secret in
+    /// them is left out.
+    Heads {
+        /// Method of the request.
+        method: String,
+        /// Where it went.
+        address: String,
+        /// Its headers.
+        sent: Vec<(String, String)>,
+        /// Status and protocol of the answer; None when there is none.
+        status: Option<String>,
+        /// Headers of the answer.
+        received: Vec<(String, String)>,
+    },
     /// A host was passed over.
     Skipped {
         /// The host.
@@ -84,6 +99,94 @@ pub struct HostStep {
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn step(&self, step: Step);
+
+    /// Whether [`Step::Heads`] are told, too.
+    fn heads(&self) -> bool {
+        false
+    }
+}
+
+impl Step {
+    /// The step as text for people.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Hosts { registry, hosts } => {
+                let mut lines = vec![format!("hosts of {registry}, in the order they are tried")];
+                for (n, host) in hosts.iter().enumerate() {
+                    let kind = if host.mirror { "mirror" } else { "the registry" };
+                    let may = host.capabilities.join(", ");
+                    lines.push(format!("  {}. {}  {kind}: {may}", n + 1, host.host));
+                }
+                lines
+            }
+            Self::Asked { method, address, status, protocol, millis } => {
+                vec![format!("{method} {address}  {status} {protocol} in {millis} ms")]
+            }
+            Self::Unanswered { method, address, reason } => {
+                vec![format!("{method} {address}  no answer: {reason}")]
+            }
+            Self::Challenged { host, challenges } => {
+                vec![format!("  {host} wants to know who we are: {}", challenges.join("; "))]
+            }
+            Self::Credential { host, kind } => vec![format!("  told {host}: {kind}")],
+            Self::Token { server, outcome } => vec![format!("  token server {server}: {outcome}")],
+            Self::Heads { method, address, sent, status, received } => {
+                let mut lines = vec![format!("> {method} {address}")];
+                lines.extend(sent.iter().map(|(name, value)| format!("> {name}: {value}")));
+                if let Some(status) = status {
+                    lines.push(format!("< {status}"));
+                }
+                lines.extend(received.iter().map(|(name, value)| format!("< {name}: {value}")));
+                lines
+            }
+            Self::Skipped { host, reason } => vec![format!("  {host} passed over: {reason}")],
+        }
+    }
+}
+
+/// Headers whose values are shown. Any other may hold a secret, those of configured hosts above
+/// all.
+const SHOWN_HEADERS: [&str; 22] = [
+    "accept",
+    "accept-encoding",
+    "accept-ranges",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "docker-content-digest",
+    "docker-distribution-api-version",
+    "docker-upload-uuid",
+    "etag",
+    "if-range",
+    "oci-subject",
+    "range",
+    "retry-after",
+    "server",
+    "user-agent",
+    "vary",
+    "www-authenticate",
+];
+
+/// Headers without what may be secret in them.
+pub(crate) fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let show = |(name, value): (&HeaderName, &HeaderValue)| {
+        let text = value.to_str().unwrap_or("<not text>");
+        let text = match name.as_str() {
+            plain if SHOWN_HEADERS.contains(&plain) => text.to_owned(),
+            // Addresses may be signed.
+            "location" => text.split('?').next().unwrap_or_default().to_owned(),
+            "authorization" => {
+                format!("{} <hidden>", text.split_once(' ').map_or("", |(kind, _)| kind))
+            }
+            _ => "<hidden>".to_owned(),
+        };
+        (name.to_string(), text)
+    };
+    headers.iter().map(show).collect()
 }
 
 /// An address without what may be secret in it.
@@ -99,4 +202,30 @@ pub(crate) fn shown(url: &Url) -> String {
 /// Whole milliseconds.
 pub(crate) fn millis(took: Duration) -> u64 {
     u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_header_tells_a_secret() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer s3cret"),
+            ("x-token", "s3cret"),
+            ("set-cookie", "id=s3cret"),
+            ("location", "https://cdn/blob?signature=s3cret"),
+            ("etag", "\"1\""),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let shown = shown_headers(&headers);
+        let text = format!("{shown:?}");
+        assert!(!text.contains("s3cret"), "{text}");
+        let of = |name: &str| shown.iter().find(|(n, _)| n == name).unwrap().1.as_str();
+        assert_eq!(of("authorization"), "Bearer <hidden>");
+        assert_eq!(of("location"), "https://cdn/blob");
+        assert_eq!(of("etag"), "\"1\"");
+    }
 }

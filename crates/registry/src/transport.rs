@@ -119,12 +119,16 @@ async fn follow(
             headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
             builder = builder.body(make());
         }
+        let sent = auth.tells_heads().then(|| steps::shown_headers(&headers));
         let started = Instant::now();
         let response = tokio::time::timeout(request.deadline(), builder.headers(headers).send())
             .await
             .map_err(|_| Failure::passing(format!("no answer in {:?}", request.deadline())))
             .and_then(|sent| sent.map_err(Failure::of_request));
         auth.tell(|| asked(request, &url, &response, started.elapsed()));
+        if let Some(sent) = sent {
+            auth.tell(|| heads(request, &url, sent, response.as_ref().ok()));
+        }
         let response = response?;
         if !is_redirect(&request.method, response.status()) {
             return Ok(response);
@@ -157,6 +161,23 @@ fn asked(
             millis: steps::millis(took),
         },
         Err(failure) => Step::Unanswered { method, address, reason: failure.reason.clone() },
+    }
+}
+
+/// The heads of a request and its answer.
+fn heads(
+    request: &Request<'_>,
+    url: &Url,
+    sent: Vec<(String, String)>,
+    response: Option<&reqwest::Response>,
+) -> Step {
+    let received = response.map(|r| steps::shown_headers(r.headers())).unwrap_or_default();
+    Step::Heads {
+        method: request.method.to_string(),
+        address: steps::shown(url),
+        sent,
+        status: response.map(|r| format!("{} {:?}", r.status(), r.version())),
+        received,
     }
 }
 

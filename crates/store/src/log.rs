@@ -21,10 +21,11 @@ use crate::frames::{self, MAGIC};
 use crate::recover::Filler;
 use crate::redb_store::{Options, storage_error};
 
-/// Zeros written ahead at a time: seldom enough to cost nothing, few enough to be quick.
+/// Zeros written ahead at a time, at most: seldom enough to cost nothing, few enough to be quick.
+/// A shorter log gets as many as it is long: a daemon that writes little need not write them in vain.
 const ROOM_LEN: u64 = 1 << 20;
 
-/// As much of them at first: a daemon that writes little need not have a big file.
+/// As many of them at first.
 const FIRST_ROOM_LEN: u64 = 64 << 10;
 
 /// Where the database says what it has. Its name is part of the on-disk format.
@@ -99,7 +100,7 @@ impl Log {
         crate::tests::Faults::check_log(self.faults.as_ref())?;
         let end = self.end + frame.len() as u64;
         if end > self.room {
-            self.fill(frame.len() as u64 + ROOM_LEN)?;
+            self.fill(frame.len() as u64 + self.end.clamp(FIRST_ROOM_LEN, ROOM_LEN))?;
         }
         self.file.write_all_at(frame, self.end)?;
         self.end = end;

@@ -31,6 +31,7 @@ mod programs;
 mod pty;
 mod registry;
 mod stub;
+mod tls;
 mod vm;
 
 pub use command::{Background, Ctr, Output};
@@ -43,6 +44,7 @@ pub use programs::{built_program, criu_dir, sid_program, system_program};
 pub use pty::Pty;
 pub use registry::Registry;
 pub use stub::{Reply, StubRegistry};
+pub use tls::{Certificates, TlsRegistry};
 pub use vm::{Cut, RecordedDisk, Unflushed, Vm, VmOutput, WriteLog};
 
 /// Two tests of one story: on Debian's containerd and on gantryd. The test's own

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use gantry_testkit::{DaemonKind, Image, Registry, Reply, StubRegistry};
+use gantry_testkit::{
+    Certificates, Daemon, DaemonKind, Image, Registry, Reply, StubRegistry, TlsRegistry,
+};
 
 use crate::rig::{Client, Rig};
 
@@ -53,6 +55,91 @@ fn root_mirrors_and_credentials_are_told_without_secrets() {
     let has = |step: &str| steps.iter().any(|s| s["step"] == step);
     assert!(has("hosts") && has("challenged") && has("skipped"), "{}", output.stdout);
     assert!(output.stderr.contains("401"), "{}", output.stderr);
+}
+
+/// The daemon that would pull knows hosts of its own: they are the ones that are told.
+#[test]
+fn root_the_hosts_of_the_daemon_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registry, mirror) = (Registry::start(), StubRegistry::start());
+    let hosts = hosts_dir(dir.path(), registry.host(), mirror.host());
+    let config = format!("[plugins.'io.containerd.transfer.v1.local']\nconfig_path = {hosts:?}\n");
+    let rig = Rig::with(Daemon::gantryd().config(&config).start(), Client::Gantry);
+    let reference = Image::busybox().push(&registry, "told:1");
+    let said = rig.client.ok(["images", "explain", &reference]);
+    for text in [
+        &format!("hosts dir    {hosts} (the daemon's)"),
+        &format!("1. http://{}  mirror", mirror.host()),
+    ] {
+        assert!(said.contains(text), "no {text:?} in:\n{said}");
+    }
+}
+
+/// What goes to a registry is shown on request, by the daemon's transfers as by this program's.
+#[test]
+fn root_requests_are_shown_without_secrets() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let registry = Registry::with_password();
+    let reference = Image::busybox().push(&registry, "shown:1");
+    let user = format!("{}:{}", Registry::USER, Registry::PASSWORD);
+    let host = registry.host();
+    let run = |command: &str, flags: &[&str]| {
+        let fixed = ["images", command, "--plain-http", "--user", &user];
+        let output = rig.client.run(fixed.iter().chain(flags).chain([&reference.as_str()]));
+        assert_eq!(output.code, 0, "{command} {flags:?}: {}", output.stderr);
+        assert!(!output.stderr.contains(Registry::PASSWORD), "{}", output.stderr);
+        assert!(!output.stderr.contains("Z2FudHJ5"), "{}", output.stderr);
+        output.stderr
+    };
+    let (heads, steps) = ("authorization: Basic <hidden>", format!("told http://{host}: password"));
+    for command in ["pull", "push"] {
+        for way in [&[][..], &["--local"]] {
+            let shown = run(command, &[&["--http-dump"][..], way].concat());
+            let address = format!("http://{host}/v2/shown/manifests/1");
+            for text in [heads, "< 401 Unauthorized HTTP/1.1", &address] {
+                assert!(shown.contains(text), "{command} {way:?}: no {text:?} in:\n{shown}");
+            }
+            assert!(!shown.contains(&steps), "{shown}");
+            let shown = run(command, &[&["--http-trace"][..], way].concat());
+            assert!(shown.contains(&steps) && !shown.contains(heads), "{command} {way:?}: {shown}");
+            let quiet = run(command, way);
+            assert!(!quiet.contains("http://"), "{quiet}");
+        }
+    }
+}
+
+/// Certificates of the client are for its own requests.
+#[test]
+fn root_tls_files_on_the_command_line() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let dir = tempfile::tempdir().unwrap();
+    let files = Certificates::make();
+    let registry = TlsRegistry::start(&files, true);
+    let reference = format!("{}/tls:1", registry.host());
+    let archive = dir.path().join("image.tar");
+    Image::busybox().write_oci_tar(&archive, &reference);
+    let archive = archive.to_str().unwrap().to_owned();
+    rig.client.ok(["images", "import", "--local", "--no-unpack", &archive]);
+    let path = |name: &str| files.path(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("ca.crt"), path("client.crt"), path("client.key"));
+    let flags = ["--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
+    let images = |command: &'static str, flags: &[&str]| {
+        rig.client.run(["images", command].iter().chain(flags).chain([&reference.as_str()]))
+    };
+    let refused = images("push", &["--tlscacert", &ca]);
+    assert_ne!(refused.code, 0, "the registry wants a certificate of the client");
+    let pushed = images("push", &flags);
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    let exported = dir.path().join("exported.tar");
+    rig.client.ok(["images", "export", "--local", exported.to_str().unwrap(), &reference]);
+    rig.client.ok(["images", "rm", "--sync", &reference]);
+    assert_ne!(images("pull", &[]).code, 0);
+    let pulled = images("pull", &flags);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(rig.client.ok(["run", "--rm", &reference, "c1", "echo", "hi"]), "hi\n");
+    rig.client.ok(["images", "rm", "--sync", &reference]);
+    rig.client.ok(["images", "import", "--local", exported.to_str().unwrap()]);
+    assert_eq!(rig.client.ok(["run", "--rm", &reference, "c2", "echo", "hi"]), "hi\n");
 }
 
 /// What docker keeps for a registry is for that registry: a mirror that asks is told nothing.

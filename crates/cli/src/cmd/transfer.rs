@@ -6,7 +6,7 @@ use clap::Args;
 use gantry_client::{CopyOptions, ExportOptions, ImportOptions, PullOptions, PushOptions};
 use gantry_core::{Descriptor, Digest, Platform, media_types, platforms};
 use gantry_errdefs::{Error, Result};
-use tokio::io::{BufReader, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, BufWriter};
 
 use crate::cmd::images::discard;
 use crate::progress::Display;
@@ -123,6 +123,9 @@ pub(crate) struct ImportFlags {
     /// Have the layers on disk before they are used; so it always is on gantryd
     #[arg(long)]
     sync_fs: bool,
+    /// Import by this program instead of the daemon
+    #[arg(long, conflicts_with = "compress_blobs")]
+    local: bool,
     #[command(flatten)]
     snapshotter: SnapshotterFlag,
     /// Archive, or - for standard input
@@ -156,6 +159,9 @@ pub(crate) struct ExportFlags {
     /// Export every platform
     #[arg(long)]
     all_platforms: bool,
+    /// Export by this program instead of the daemon
+    #[arg(long)]
+    local: bool,
     /// Archive, or - for standard output
     archive: PathBuf,
     /// Images
@@ -176,6 +182,7 @@ impl PullFlags {
     }
 
     async fn run(self, session: &Session, unpack: Option<String>) -> Result<u8> {
+        let local = self.local || self.registry.needs_local();
         let options = PullOptions {
             reference: self.reference.clone(),
             registry: self.registry.options(&self.reference)?,
@@ -185,11 +192,11 @@ impl PullFlags {
             all_metadata: self.all_metadata,
             unpack,
             downloads: self.max_concurrent_downloads,
-            local: self.local,
+            local,
             ..PullOptions::new(&self.reference)
         };
         let mut display = Display::new();
-        let pulled = if self.local {
+        let pulled = if local {
             Err(Error::unimplemented("asked for --local"))
         } else {
             session.client.transfer().pull(options.clone(), |step| display.step(&step)).await
@@ -220,7 +227,7 @@ impl PushFlags {
                 Some(Descriptor::new(&self.manifest_type, digest, size))
             }
         };
-        let by_this_program = self.local || manifest.is_some();
+        let by_this_program = self.local || manifest.is_some() || self.registry.needs_local();
         let options = PushOptions {
             image: self.image.unwrap_or_else(|| self.reference.clone()),
             reference: self.reference.clone(),
@@ -280,15 +287,19 @@ impl ImportFlags {
             }
             display.step(&step);
         };
-        let transfer = session.client.transfer();
         let name = self.archive.display().to_string();
-        if name == "-" {
-            transfer.import(&mut tokio::io::stdin(), options, step).await?;
+        let mut archive: Box<dyn AsyncRead + Send + Unpin> = if name == "-" {
+            Box::new(tokio::io::stdin())
         } else {
             let file = tokio::fs::File::open(&self.archive).await;
             let file = file.map_err(|e| Error::io(&name, e))?;
-            let mut file = BufReader::with_capacity(FILE_PIECE_BYTES, file);
-            transfer.import(&mut file, options, step).await?;
+            Box::new(BufReader::with_capacity(FILE_PIECE_BYTES, file))
+        };
+        if self.local {
+            let images = session.client.import_local(archive, &options).await?;
+            saved.extend(images.iter().map(|image| image.name().to_owned()));
+        } else {
+            session.client.transfer().import(&mut archive, options, step).await?;
         }
         if self.discard_unpacked_layers {
             for image in &saved {
@@ -302,7 +313,6 @@ impl ImportFlags {
 
 impl ExportFlags {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
-        let transfer = session.client.transfer();
         let options = ExportOptions {
             platforms: self.platforms,
             all_platforms: self.all_platforms,
@@ -312,7 +322,7 @@ impl ExportFlags {
         let name = self.archive.display().to_string();
         if name == "-" {
             let mut out = tokio::io::stdout();
-            transfer.export(&self.images, &options, &mut out, |_| {}).await?;
+            export(session, self.local, &self.images, &options, &mut out, |_| {}).await?;
             return Ok(0);
         }
         // Under another name until it is whole.
@@ -322,7 +332,7 @@ impl ExportFlags {
         let mut file = BufWriter::with_capacity(FILE_PIECE_BYTES, file);
         let mut display = Display::new();
         let step = |step: gantry_client::Progress| display.step(&step);
-        let exported = transfer.export(&self.images, &options, &mut file, step).await;
+        let exported = export(session, self.local, &self.images, &options, &mut file, step).await;
         let done = match exported {
             Ok(_) => file.get_ref().sync_all().await.map_err(io),
             Err(e) => Err(e),
@@ -335,4 +345,19 @@ impl ExportFlags {
         display.finish(&format!("exported {name}"));
         Ok(0)
     }
+}
+
+/// Exports by this program or by the daemon.
+async fn export(
+    session: &Session,
+    local: bool,
+    images: &[String],
+    options: &ExportOptions,
+    out: &mut (impl AsyncWrite + Send + Unpin),
+    step: impl FnMut(gantry_client::Progress) + Send,
+) -> Result<u64> {
+    if local {
+        return session.client.export_local(images, options, out).await;
+    }
+    session.client.transfer().export(images, options, out, step).await
 }

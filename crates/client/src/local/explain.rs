@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::platforms::{self, Matcher};
 use gantry_core::{Descriptor, Platform, Reference};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{Observer, Repository, Step};
 
-use super::INDEX_DEPTH_MAX;
 use crate::transfer::RegistryOptions;
 
 /// What was found on the way, besides the steps.

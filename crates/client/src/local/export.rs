@@ -3,33 +3,36 @@
 use std::collections::BTreeSet;
 
 use gantry_archive::tar;
-use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION, blob_path};
+use gantry_core::image::{
+    Document, INDEX_DEPTH_MAX, Index, NAME_ANNOTATION, REF_ANNOTATION, blob_path,
+};
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Digest, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::INDEX_DEPTH_MAX;
+use super::matcher;
 use crate::client::Client;
 use crate::content::Content;
+use crate::transfer::ExportOptions;
 
 /// Writes images as an archive; returns its size.
 pub(crate) async fn export(
     client: &Client,
     images: &[String],
-    all_platforms: bool,
+    options: &ExportOptions,
     archive: &mut (impl AsyncWrite + Unpin + Send),
 ) -> Result<u64> {
     if images.is_empty() {
         return Err(Error::invalid_argument("no images to export"));
     }
-    let matcher = if all_platforms { Matcher::all() } else { Matcher::host() };
+    let matcher = matcher(options.all_platforms, &options.platforms);
     let content = client.content();
     let (mut blobs, mut manifests) = (BTreeSet::new(), Vec::new());
     for name in images {
         let mut target = client.images().get(name).await?.target;
-        collect(&content, &target, &matcher, &mut blobs).await?;
+        collect(&content, &target, &matcher, options, &mut blobs).await?;
         target.annotations.insert(NAME_ANNOTATION.to_owned(), name.clone());
         let tag = Reference::parse(name).ok().and_then(|r| r.tag().map(str::to_owned));
         if let Some(tag) = tag {
@@ -61,6 +64,7 @@ async fn collect(
     content: &Content,
     target: &Descriptor,
     matcher: &Matcher,
+    options: &ExportOptions,
     blobs: &mut BTreeSet<Digest>,
 ) -> Result<()> {
     let mut todo = vec![(target.clone(), 0, true)];
@@ -81,12 +85,20 @@ async fn collect(
             for (_, child) in document.children() {
                 let fits = child.platform.as_ref().is_none_or(|p| matcher.matches(p));
                 let foreign = !child.urls.is_empty();
+                if options.skip_non_distributable && is_foreign(&child.media_type) {
+                    continue;
+                }
                 todo.push((child.clone(), depth + 1, needed && fits && !foreign));
             }
         }
         blobs.insert(next.digest);
     }
     Ok(())
+}
+
+/// Whether a layer's makers do not allow it to be distributed.
+fn is_foreign(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }
 
 /// Writes members and counts bytes.

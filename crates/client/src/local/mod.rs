@@ -36,21 +36,20 @@ const BLOBS_AT_ONCE: usize = 3;
 /// Steps that may wait to be shown.
 const STEPS_QUEUED_MAX: usize = 64;
 
-/// Indexes within indexes are followed this deep.
-const INDEX_DEPTH_MAX: usize = 4;
-
 impl RegistryOptions {
     /// A resolver that goes by these options, for this program's own requests.
     pub fn resolver(&self) -> Resolver {
-        let config_dirs = match self.hosts_dir.as_str() {
-            "" => Vec::new(),
-            dir => vec![PathBuf::from(dir)],
-        };
+        let dirs = self.hosts_dir.split(':').filter(|dir| !dir.is_empty());
+        let config_dirs = dirs.map(PathBuf::from).collect();
         let hosts = Hosts::new(HostsOptions {
             config_dirs,
-            plain_http: self.plain_http.then_some(true),
+            // Who has TLS files for a registry wants TLS, on loopback too.
+            plain_http: match self.plain_http {
+                true => Some(true),
+                false => (!self.tls.is_default()).then_some(false),
+            },
             header: self.headers.clone(),
-            ..HostsOptions::default()
+            tls: self.tls.clone(),
         });
         let credentials: Arc<dyn Credentials> = match &self.credentials {
             None => Arc::new(Anonymous),
@@ -59,7 +58,11 @@ impl RegistryOptions {
                 Arc::new(Given { credentials: given.clone(), host })
             }
         };
-        Resolver::new(ResolverOptions { hosts, credentials })
+        let resolver = Resolver::new(ResolverOptions { hosts, credentials });
+        match &self.http_log {
+            Some(log) => resolver.observed(Arc::new(log.clone())),
+            None => resolver,
+        }
     }
 }
 

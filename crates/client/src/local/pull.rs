@@ -3,14 +3,14 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use gantry_core::image::{Document, Index};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Labels};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::Repository;
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, gc_labels, matcher, with_origin};
+use super::{BLOBS_AT_ONCE, Steps, followed, gc_labels, matcher, with_origin};
 use crate::client::Client;
 use crate::content::WriterOptions;
 use crate::images::ImageRecord;

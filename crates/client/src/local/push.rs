@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Labels, labels};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, Repository};
 
-use super::{BLOBS_AT_ONCE, INDEX_DEPTH_MAX, Steps, followed, matcher, with_origin};
+use super::{BLOBS_AT_ONCE, Steps, followed, matcher, with_origin};
 use crate::client::Client;
 use crate::content::Content;
 use crate::transfer::{Progress, PushOptions};

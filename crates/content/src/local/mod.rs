@@ -55,6 +55,9 @@ use ingest::Ingests;
 use reader::FileReader;
 use writer::FileWriter;
 
+/// Size of a blob that is read whole in one go; nearly every manifest and config is smaller.
+const SMALL_BYTES: usize = 16 << 10;
+
 /// A [`Store`] of files under one directory, in containerd's layout. Cheap to clone. One process
 /// may have a directory open at a time; the daemon's own lock sees to that.
 #[derive(Clone, Debug)]
@@ -107,12 +110,16 @@ impl Store for LocalStore {
     /// On one thread, which costs less than the hand-over for each.
     async fn read_small(&self, digests: &[Digest], len_max: u64) -> Result<Vec<Option<Bytes>>> {
         let digests = digests.to_vec();
-        let read = move |blobs: &Blobs, digest: &Digest| match blobs.open_blob(digest) {
-            Ok(file) => FileReader::open(file)?.whole(len_max),
-            Err(err) if err.is_not_found() => Ok(None),
-            Err(err) => Err(err),
-        };
-        self.run(move |s| digests.iter().map(|digest| read(&s.blobs, digest)).collect()).await
+        self.run(move |s| {
+            let mut buf = vec![0; SMALL_BYTES];
+            let mut read = |digest: &Digest| match s.blobs.open_blob(digest) {
+                Ok(file) => reader::whole(file, &mut buf, len_max),
+                Err(err) if err.is_not_found() => Ok(None),
+                Err(err) => Err(err),
+            };
+            digests.iter().map(&mut read).collect()
+        })
+        .await
     }
 
     async fn delete(&self, digest: &Digest) -> Result<()> {

@@ -24,16 +24,22 @@ impl FileReader {
         let size = file.metadata().context(|| "blob")?.len();
         Ok(Self { file: Arc::new(file), size })
     }
+}
 
-    /// All of it, unless that is more than `len_max`. Blocks.
-    pub(super) fn whole(&self, len_max: u64) -> Result<Option<Bytes>> {
-        if self.size > len_max {
-            return Ok(None);
-        }
-        let mut buf = vec![0; usize::try_from(self.size).unwrap_or(0)];
-        self.file.read_exact_at(&mut buf, 0).context(|| "read blob")?;
-        Ok(Some(buf.into()))
+/// All of a blob, unless that is more than `len_max`. Blocks. `buf` is where it is read to first: one
+/// that is shorter than that is known to be whole without asking for its size.
+pub(super) fn whole(file: File, buf: &mut [u8], len_max: u64) -> Result<Option<Bytes>> {
+    let len = file.read_at(buf, 0).context(|| "read blob")?;
+    if len < buf.len() {
+        return Ok((len as u64 <= len_max).then(|| Bytes::copy_from_slice(&buf[..len])));
     }
+    let FileReader { file, size } = FileReader::open(file)?;
+    if size > len_max {
+        return Ok(None);
+    }
+    let mut all = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut all, 0).context(|| "read blob")?;
+    Ok(Some(all.into()))
 }
 
 #[async_trait]

@@ -4,13 +4,18 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Buf, Bytes};
-use tokio::sync::{mpsc, oneshot};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-/// Chunks between network and unpacker: enough to keep both busy, little memory (network chunks
-/// are at most some 64 KiB). A slow unpacker slows its download down, which is right: the bytes
-/// have nowhere else to go.
-const CHUNKS_MAX: usize = 64;
+use crate::budget::Budget;
+
+/// Bytes handed on at once. They are copied together, since a chunk of the network, however short,
+/// keeps the whole buffer it was read into, which is some 400 KiB.
+const PIECE_BYTES: usize = 128 << 10;
+
+/// Pieces between network and unpacker: enough to keep both busy, little memory. A slow unpacker
+/// slows its download down, which is right: the bytes have nowhere else to go.
+const PIECES_MAX: usize = 8;
 
 /// Makes the two sides of a layer that may be unpacked while it arrives.
 pub(super) fn offer() -> (Offer, Want) {
@@ -28,14 +33,15 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// A feed, if the unpacker waits for this layer right now.
-    pub(super) fn accept(self) -> Option<Feed> {
+    /// A feed, if the unpacker waits for this layer right now and there is room for one more.
+    pub(super) fn accept(self, budget: &Budget) -> Option<Feed> {
         if !self.wanted.load(Ordering::Acquire) {
             return None;
         }
-        let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
-        let reader = FeedReader { receiver, chunk: Bytes::new(), ended: false };
-        self.give.send(reader).ok().map(|()| Feed(sender))
+        let slot = budget.feed()?;
+        let (sender, receiver) = mpsc::channel(PIECES_MAX);
+        let reader = FeedReader { receiver, piece: Bytes::new(), ended: false, _slot: slot };
+        self.give.send(reader).ok().map(|()| Feed { sender, piece: BytesMut::new() })
     }
 }
 
@@ -57,18 +63,40 @@ impl Want {
 /// The writing end. Dropping it before [`Feed::finish`] tells the reader that the bytes will not
 /// come this way.
 #[derive(Debug)]
-pub(super) struct Feed(mpsc::Sender<Bytes>);
+pub(super) struct Feed {
+    sender: mpsc::Sender<Bytes>,
+    /// What came since the last piece was handed on.
+    piece: BytesMut,
+}
 
 impl Feed {
-    /// Hands a chunk on; false when the reader has gone.
-    pub(super) async fn send(&mut self, chunk: Bytes) -> bool {
-        chunk.is_empty() || self.0.send(chunk).await.is_ok()
+    /// Hands bytes on; false when the reader has gone.
+    pub(super) async fn send(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            if self.piece.capacity() == 0 {
+                self.piece = BytesMut::with_capacity(PIECE_BYTES);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.piece.len()));
+            self.piece.extend_from_slice(now);
+            bytes = later;
+            if self.piece.len() == PIECE_BYTES && !self.flush().await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Says that these were all the bytes.
-    pub(super) async fn finish(self) {
-        // An empty chunk is the end mark: it cannot be confused with a sender that died.
-        let _ = self.0.send(Bytes::new()).await;
+    pub(super) async fn finish(mut self) {
+        if self.piece.is_empty() || self.flush().await {
+            // An empty piece is the end mark: it cannot be confused with a sender that died.
+            let _ = self.sender.send(Bytes::new()).await;
+        }
+    }
+
+    async fn flush(&mut self) -> bool {
+        let piece = std::mem::take(&mut self.piece).freeze();
+        self.sender.send(piece).await.is_ok()
     }
 }
 
@@ -76,24 +104,25 @@ impl Feed {
 #[derive(Debug)]
 pub(super) struct FeedReader {
     receiver: mpsc::Receiver<Bytes>,
-    chunk: Bytes,
+    piece: Bytes,
     ended: bool,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Read for FeedReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
+        while self.piece.is_empty() {
             if self.ended {
                 return Ok(0);
             }
             match self.receiver.blocking_recv() {
-                Some(chunk) if chunk.is_empty() => self.ended = true,
-                Some(chunk) => self.chunk = chunk,
+                Some(piece) if piece.is_empty() => self.ended = true,
+                Some(piece) => self.piece = piece,
                 None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, CUT)),
             }
         }
-        let len = buf.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut buf[..len]);
+        let len = buf.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buf[..len]);
         Ok(len)
     }
 }
@@ -110,17 +139,34 @@ mod tests {
         let (offer, want) = offer();
         let waiting = tokio::spawn(want.wait());
         tokio::task::yield_now().await;
-        let mut feed = offer.accept().unwrap();
+        let mut feed = offer.accept(&Budget::default()).unwrap();
         let mut reader = waiting.await.unwrap().unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Vec::new();
             reader.read_to_end(&mut out).map(|_| out)
         });
         for piece in ["one ", "", "two"] {
-            assert!(feed.send(Bytes::from_static(piece.as_bytes())).await);
+            assert!(feed.send(piece.as_bytes()).await);
         }
         feed.finish().await;
         assert_eq!(reading.await.unwrap().unwrap(), b"one two");
+    }
+
+    #[tokio::test]
+    async fn a_feed_nobody_reads_from_holds_little() {
+        let (offer, want) = offer();
+        let waiting = tokio::spawn(want.wait());
+        tokio::task::yield_now().await;
+        let mut feed = offer.accept(&Budget::default()).unwrap();
+        let _reader = waiting.await.unwrap().unwrap();
+        let mut taken = 0;
+        // Short chunks count with what they are, not one by one.
+        let chunk = [0; 1000];
+        while futures_util::FutureExt::now_or_never(feed.send(&chunk)).is_some() {
+            taken += chunk.len();
+        }
+        let most = PIECE_BYTES * (PIECES_MAX + 1);
+        assert!(taken <= most && taken > most - PIECE_BYTES, "{taken}");
     }
 
     #[tokio::test]
@@ -128,16 +174,38 @@ mod tests {
         let (offer, want) = offer();
         let waiting = tokio::spawn(want.wait());
         tokio::task::yield_now().await;
-        drop(offer.accept().unwrap());
+        drop(offer.accept(&Budget::default()).unwrap());
         let mut reader = waiting.await.unwrap().unwrap();
         let read = tokio::task::spawn_blocking(move || reader.read(&mut [0; 4]));
         assert!(read.await.unwrap().is_err());
     }
 
     #[tokio::test]
+    async fn a_feed_takes_room_until_it_is_read() {
+        let budget = Budget::default();
+        let taken: Vec<_> = std::iter::from_fn(|| budget.feed()).collect();
+        let (offer, want) = offer();
+        let waiting = tokio::spawn(want.wait());
+        tokio::task::yield_now().await;
+        assert!(offer.accept(&budget).is_none());
+        assert!(waiting.await.unwrap().is_none());
+        drop(taken);
+        let (offer, want) = super::offer();
+        let waiting = tokio::spawn(want.wait());
+        tokio::task::yield_now().await;
+        let feed = offer.accept(&budget).unwrap();
+        let reader = waiting.await.unwrap().unwrap();
+        drop(feed);
+        let free = || std::iter::from_fn(|| budget.feed()).collect::<Vec<_>>().len();
+        let before = free();
+        drop(reader);
+        assert_eq!(free(), before + 1);
+    }
+
+    #[tokio::test]
     async fn nobody_is_fed_who_does_not_wait() {
         let (unwanted, want) = offer();
-        assert!(unwanted.accept().is_none());
+        assert!(unwanted.accept(&Budget::default()).is_none());
         assert!(want.wait().await.is_none());
     }
 }

@@ -187,10 +187,11 @@ impl Fetcher {
             let mut share = self.inner.budget.share(descriptor, size - offset).await?;
             let mut stream = self.inner.repository.fetch(descriptor, offset).await?;
             reporter.bytes(Stage::Downloading, offset);
-            feed = offer.filter(|_| offset == 0).and_then(Offer::accept);
+            let offer = offer.filter(|_| offset == 0);
+            feed = offer.and_then(|offer| offer.accept(&self.inner.budget));
             while let Some(chunk) = stream.next().await? {
                 if let Some(open) = &mut feed
-                    && !open.send(chunk.clone()).await
+                    && !open.send(&chunk).await
                 {
                     // The unpacker has gone; whoever waits for it knows why.
                     feed = None;

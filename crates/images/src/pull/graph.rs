@@ -6,15 +6,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use gantry_core::Descriptor;
-use gantry_core::image::{Document, Index, Manifest};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX, Index, Manifest};
 use gantry_core::platforms::Matcher;
 use gantry_errdefs::{Error, Result};
 
 use super::fetch::Fetcher;
 use crate::content;
-
-/// How deep indexes may be nested. Real images have one; the bound is for hostile ones.
-const INDEX_DEPTH_MAX: usize = 8;
 
 /// How many entries all indexes of an image may have together, and layers a manifest: far above
 /// any real image, small enough to hold in memory.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::{Descriptor, Reference, media_types};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, BlobStream, Pushed, Repository, Resolver};
@@ -16,9 +16,6 @@ use super::Transfer;
 use crate::content::ref_key;
 use crate::progress::{Progress, ProgressSink, Reporter, Stage};
 use crate::push::is_foreign;
-
-/// How deep indexes may be nested.
-const INDEX_DEPTH_MAX: usize = 8;
 
 /// Documents and blobs of one image: far above any real one, small enough to hold in memory.
 const OBJECTS_MAX: usize = 16_384;

@@ -16,7 +16,7 @@ use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Snapshots;
 use gantry_mount::Mount;
-use gantry_snapshots::Overlayfs;
+use gantry_snapshots::{Erofs, Overlayfs};
 use tokio::sync::watch;
 
 use super::{LayerTask, Unpacker, commit_options, unique};
@@ -37,9 +37,9 @@ struct Ahead {
 
 impl Unpacker {
     /// Whether layers may be unpacked ahead into this snapshotter: it keeps them as overlayfs
-    /// does and can give a snapshot its parent late.
+    /// does, until they are committed at least, and can give a snapshot its parent late.
     pub(crate) fn goes_ahead(snapshotter: &str) -> bool {
-        snapshotter == Overlayfs::NAME
+        [Overlayfs::NAME, Erofs::NAME].contains(&snapshotter)
     }
 
     /// Unpacks one layer whose parent may not be there yet: applies the stream at once, and

@@ -1,6 +1,7 @@
 //! A store with everything a transfer needs, in a temporary directory.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use gantry_content::LocalStore;
@@ -12,7 +13,9 @@ use gantry_images::{
 use gantry_metadata::{Db, Options};
 use gantry_mount::TempRoot;
 use gantry_registry::Resolver;
-use gantry_snapshots::{Native, NativeConfig, Overlayfs, OverlayfsConfig, Snapshotter};
+use gantry_snapshots::{
+    Erofs, ErofsConfig, Native, NativeConfig, Overlayfs, OverlayfsConfig, Snapshotter,
+};
 use gantry_store::{RedbStore, Store};
 use tempfile::TempDir;
 
@@ -28,6 +31,24 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::with(|_, _| None)
+    }
+
+    /// One with the erofs snapshotter as well, which is to be closed.
+    pub(crate) fn with_erofs() -> (Self, Arc<dyn Snapshotter>) {
+        let mut opened = None;
+        let rig = Self::with(|root, store| {
+            let erofs = Erofs::open(root.join("erofs"), ErofsConfig::default(), store);
+            let erofs: Arc<dyn Snapshotter> = Arc::new(erofs.unwrap());
+            opened = Some(Arc::clone(&erofs));
+            Some((Erofs::NAME.to_owned(), erofs))
+        });
+        (rig, opened.unwrap())
+    }
+
+    fn with(
+        more: impl FnOnce(&Path, Arc<dyn Store>) -> Option<(String, Arc<dyn Snapshotter>)>,
+    ) -> Self {
         let dir = tempfile::Builder::new().prefix("gki").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let store: Arc<dyn Store> =
@@ -39,6 +60,7 @@ impl Rig {
         let mut snapshotters: BTreeMap<String, Arc<dyn Snapshotter>> = BTreeMap::new();
         snapshotters.insert("overlayfs".into(), Arc::new(overlay));
         snapshotters.insert("native".into(), Arc::new(native));
+        snapshotters.extend(more(dir.path(), store.clone()));
         let options = Options { snapshotters, ..Options::new(store, content) };
         let db = Db::open(options).unwrap();
         let temp = TempRoot::open(at("mounts")).unwrap();

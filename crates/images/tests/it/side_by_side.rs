@@ -113,6 +113,28 @@ async fn root_random_stacks_unpack_to_the_same_trees() {
     }
 }
 
+/// An image of erofs is made of one layer alone, so layers need not wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_erofs_layers_unpack_side_by_side() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    for round in 0..3 {
+        let layers: Vec<Layer> = (0..4).map(|n| random_layer(&mut random, n)).collect();
+        let image = Image::builder().only_layers(layers).build();
+        let ((rig, erofs), stub) = (Rig::with_erofs(), StubRegistry::start());
+        let reference = serve(&stub, &image, HELD_UP);
+        for snapshotter in ["erofs", "native"] {
+            let options = rig.pull_options(&reference, &[snapshotter]);
+            rig.transfer.pull(&rig.ctx, options).await.unwrap();
+        }
+        let (one, other) =
+            (trees(&rig, "erofs", &image).await, trees(&rig, "native", &image).await);
+        for (n, (one, other)) in one.iter().zip(&other).enumerate() {
+            assert_eq!(one, other, "round {round}, layer {n}");
+        }
+        erofs.close().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn root_layers_do_not_wait_for_those_below() {
     let (rig, stub) = (Rig::new(), StubRegistry::start());

@@ -141,10 +141,8 @@ impl Content {
         let view = self.db.view()?;
         let mut there = Vec::with_capacity(digests.len());
         for digest in digests {
-            match read(&view, ctx, &digest) {
-                Ok(_) => there.push(digest),
-                Err(err) if err.is_not_found() => {}
-                Err(err) => return Err(err),
+            if view.has(&key(ctx, &digest))? {
+                there.push(digest);
             }
         }
         drop(view);

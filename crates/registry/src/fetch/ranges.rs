@@ -304,16 +304,17 @@ impl PartFetch {
                 let why = "sent more than the part asked for";
                 return Err(Some(Failure::lasting(Class::DataLoss, why)));
             }
-            let out = if piece.is_empty() && chunk.len() >= PIECE_BYTES {
-                chunk
+            // Always copied: a chunk keeps the whole buffer that it was read into, of which it may
+            // be a small part.
+            if piece.capacity() == 0 {
+                piece.reserve(PIECE_BYTES + chunk.len());
+            }
+            piece.extend_from_slice(&chunk);
+            let whole = ended.is_some() || piece.len() as u64 + *position == self.range.1;
+            let out = if whole || piece.len() >= PIECE_BYTES {
+                std::mem::take(&mut piece).freeze()
             } else {
-                piece.extend_from_slice(&chunk);
-                let whole = ended.is_some() || piece.len() as u64 + *position == self.range.1;
-                if whole || piece.len() >= PIECE_BYTES {
-                    piece.split().freeze()
-                } else {
-                    Bytes::new()
-                }
+                Bytes::new()
             };
             if !out.is_empty() {
                 let len = out.len() as u64;

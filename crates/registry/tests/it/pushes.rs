@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gantry_core::{Descriptor, Digest, media_types};
 use gantry_errdefs::Class;
 use gantry_registry::Pushed;
-use gantry_registry::limits::{MONOLITHIC_PUSH_MAX, PUSH_CHUNK};
+use gantry_registry::limits::{MISSES_MIN, MONOLITHIC_PUSH_MAX, PUSH_CHUNK, UNASKED_PUSH_MAX};
 
 use crate::fake::{Answer, Fake};
 
@@ -25,6 +25,39 @@ async fn what_is_there_is_not_sent() {
     let pushed = repository.push_blob(&descriptor, Arc::new(bytes), &[], &|_| {}).await.unwrap();
     assert_eq!(pushed, Pushed::Existed);
     assert_eq!(fake.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_repository_without_any_is_not_asked_for_small_blobs() {
+    let there: Arc<AtomicBool> = Arc::default();
+    let has = there.clone();
+    let fake = Fake::start(move |request| match request.method.as_str() {
+        "HEAD" if has.load(Ordering::SeqCst) => Answer::status(200),
+        "POST" => Answer::status(202).with("Location", "/upload"),
+        "PUT" => Answer::status(201),
+        _ => Answer::status(404),
+    })
+    .await;
+    let repository = fake.repository().await;
+    let push = async |len: usize| {
+        let (bytes, descriptor) = blob(len);
+        let before = fake.seen().len();
+        let pushed = repository.push_blob(&descriptor, Arc::new(bytes), &[], &|_| {}).await;
+        let requests = fake.requests()[before..].iter().map(|r| r.method.clone()).collect();
+        (pushed.unwrap(), requests)
+    };
+    let asked = |pushed: Pushed, methods: &[&str]| {
+        (pushed, methods.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>())
+    };
+    for n in 0..MISSES_MIN as usize {
+        assert_eq!(push(n + 1).await, asked(Pushed::Uploaded, &["HEAD", "POST", "PUT"]));
+    }
+    assert_eq!(push(100).await, asked(Pushed::Uploaded, &["POST", "PUT"]));
+    // A big one is worth the question, and one that is there makes small ones worth it again.
+    there.store(true, Ordering::SeqCst);
+    let big = usize::try_from(UNASKED_PUSH_MAX).unwrap() + 1;
+    assert_eq!(push(big).await, asked(Pushed::Existed, &["HEAD"]));
+    assert_eq!(push(101).await, asked(Pushed::Existed, &["HEAD"]));
 }
 
 #[tokio::test]

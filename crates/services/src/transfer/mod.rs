@@ -4,6 +4,7 @@
 //! archives travel over streams the client has opened before ([`crate::streaming`]).
 
 mod auth;
+mod http_log;
 mod pipes;
 mod wire;
 

@@ -14,6 +14,7 @@ use gantry_registry::{Hosts, HostsOptions, Resolver};
 use prost_types::Any;
 
 use super::auth::StreamCredentials;
+use super::http_log;
 use crate::convert;
 use crate::streaming::Streams;
 
@@ -171,7 +172,7 @@ impl Registry {
     /// The way there: `base`, with the hosts, headers and credentials that the client asks for.
     ///
     /// # Errors
-    /// NotFound for a stream of credentials that is not open.
+    /// NotFound for a stream of credentials or lines that is not open.
     pub(super) fn resolver(
         &self,
         base: &Resolver,
@@ -199,6 +200,12 @@ impl Registry {
         if !how.auth_stream.is_empty() {
             let stream = streams.take(&ctx.namespace, &how.auth_stream)?;
             resolver = resolver.with_credentials(Arc::new(StreamCredentials::new(stream)));
+        }
+        if how.http_debug() != wire::HttpDebug::Disabled || !how.logs_stream.is_empty() {
+            let named = Some(&how.logs_stream).filter(|name| !name.is_empty());
+            let stream = named.map(|name| streams.take(&ctx.namespace, name)).transpose()?;
+            let log = http_log::to(stream, how.http_debug());
+            resolver = resolver.observed(Arc::new(log));
         }
         Ok(resolver)
     }

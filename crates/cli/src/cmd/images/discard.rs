@@ -2,13 +2,10 @@
 
 use gantry_client::Client;
 use gantry_core::Descriptor;
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_errdefs::{Error, Result};
 
 use crate::cmd::content::prune::without_layers;
-
-/// Indexes within indexes are followed this deep.
-const INDEX_DEPTH_MAX: usize = 4;
 
 /// Takes from the manifests of the image `name` what keeps their layers in the content store: what
 /// is not used otherwise goes with the next collection. The image runs on from its snapshots, but

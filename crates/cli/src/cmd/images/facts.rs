@@ -1,14 +1,14 @@
 //! What lists show of many images' content: sizes and platforms.
 //!
-//! The documents of all images are read level by level, each level in one call where the daemon
-//! can do that: a list of a thousand images takes three calls instead of thousands.
+//! The documents of many images are read level by level, each level in one call where the daemon
+//! can do that: a list of a thousand images takes dozens of calls instead of thousands.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use gantry_client::{Client, ImageRecord};
-use gantry_core::image::{Document, ImageConfig};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX, ImageConfig};
 use gantry_core::platforms::{self, Matcher};
 use gantry_core::{Descriptor, Digest, Platform};
 use gantry_errdefs::Result;
@@ -17,8 +17,12 @@ use gantry_errdefs::Result;
 /// while answers are on their way.
 const LOOKUPS_MAX: usize = 32;
 
-/// Indexes within indexes are followed this deep.
-const INDEX_DEPTH_MAX: usize = 8;
+/// Images whose documents are asked for in one call: few enough that the next ones are read while
+/// these are parsed.
+const IMAGES_AT_ONCE: usize = 128;
+
+/// Such calls under way: as many as keep daemon and client busy.
+const CALLS_MAX: usize = 4;
 
 /// What the columns show of an image's content.
 #[derive(Debug, Default)]
@@ -47,7 +51,22 @@ pub(super) async fn of(client: &Client, images: &[ImageRecord]) -> Result<HashMa
         config: None,
         facts: Facts::default(),
     };
-    let mut walks: Vec<Walk> = targets.into_values().map(start).collect();
+    let targets: Vec<&Descriptor> = targets.into_values().collect();
+    let each = targets.chunks(IMAGES_AT_ONCE).map(|some| {
+        let walks = some.iter().map(|target| start(target)).collect();
+        of_some(client, walks)
+    });
+    let each: Vec<_> = each.collect();
+    stream::iter(each)
+        .buffer_unordered(CALLS_MAX)
+        .try_fold(HashMap::with_capacity(targets.len()), |mut all, some| async move {
+            all.extend(some);
+            Ok(all)
+        })
+        .await
+}
+
+async fn of_some(client: &Client, mut walks: Vec<Walk>) -> Result<Vec<(Digest, Facts)>> {
     let matcher = Matcher::host();
     for _ in 0..INDEX_DEPTH_MAX {
         let wanted: Vec<Digest> =

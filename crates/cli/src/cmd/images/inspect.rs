@@ -2,7 +2,7 @@
 
 use clap::Args;
 use gantry_client::Client;
-use gantry_core::image::Document;
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::{Descriptor, Labels, platforms, timestamp};
 use gantry_errdefs::Result;
 use serde::Serialize;
@@ -10,9 +10,6 @@ use serde_json::Value;
 
 use crate::output::{self, Format};
 use crate::session::Session;
-
-/// Deepest nesting of indexes shown. Real ones have two levels; a hostile one may have any.
-const DEPTH_MAX: usize = 8;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
@@ -89,7 +86,7 @@ async fn read(client: &Client, descriptor: Descriptor, keep: bool, depth: usize)
     if keep {
         node.content = serde_json::from_slice(&bytes).ok();
     }
-    if node.descriptor.is_document() && depth < DEPTH_MAX {
+    if node.descriptor.is_document() && depth < INDEX_DEPTH_MAX {
         let document = Document::parse(&node.descriptor, &bytes)?;
         for (_, child) in document.children() {
             node.children.push(Box::pin(read(client, child.clone(), keep, depth + 1)).await?);

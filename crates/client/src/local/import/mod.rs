@@ -7,13 +7,13 @@
 mod docker;
 mod members;
 
-use gantry_core::image::{Document, Index, NAME_ANNOTATION, REF_ANNOTATION};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX, Index, NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Descriptor, Digest};
 use gantry_errdefs::{Error, Result};
 use tokio::io::AsyncRead;
 
-use super::{INDEX_DEPTH_MAX, gc_labels};
+use super::gc_labels;
 use crate::client::Client;
 use crate::image::Image;
 use crate::images::ImageRecord;
