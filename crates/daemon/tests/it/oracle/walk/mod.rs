@@ -4,6 +4,7 @@
 
 mod blobs;
 mod holders;
+mod pods;
 mod records;
 mod trees;
 
@@ -80,6 +81,7 @@ impl Walk {
         self.blobs().await;
         self.trees().await;
         self.holders().await;
+        self.pods().await;
         self.answers
     }
 
@@ -146,7 +148,7 @@ fn essence(text: &str) -> String {
     parts.collect::<Vec<_>>().join("\n")
 }
 
-const CODES: [&str; 10] = [
+const CODES: [&str; 11] = [
     "InvalidArgument",
     "NotFound",
     "AlreadyExists",
@@ -157,6 +159,7 @@ const CODES: [&str; 10] = [
     "Unavailable",
     "Internal",
     "PermissionDenied",
+    "DeadlineExceeded",
 ];
 
 /// Checks that two daemons came to the same, but for [`DIFFERENCES`] and some `more`; returns those
