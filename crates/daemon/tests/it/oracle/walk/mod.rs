@@ -44,6 +44,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("plugin snapshotter.v1 overlayfs", "2.1 knows no rebase"),
     ("plugin gc.v1 scheduler", "the delay after the start is told as well"),
     ("plugin runtime.v2 task", "2.1 does not tell the schemes"),
+    ("plugin transfer.v1 local", "where hosts are configured is told as well"),
 ];
 
 /// One daemon and what it has answered so far.

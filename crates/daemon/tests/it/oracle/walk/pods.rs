@@ -225,6 +225,8 @@ impl Walk {
 
     async fn pods_out_of_order(&mut self) {
         let mut k = self.controller();
+        // containerd knows a sandbox for as long as its shim's connection is there.
+        tokio::time::sleep(SETTLED).await;
         self.note("pod create, again", soon(k.create(told(ours("p")))).await);
         self.note("pod start, again", started(soon(k.start(of("p"))).await));
         self.note("pod shutdown, running", soon(k.shutdown(of("p"))).await);
