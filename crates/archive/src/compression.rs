@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use gantry_core::media_types;
 use gantry_errdefs::{Error, Result};
 
 /// Bytes read from the source at once; inflate calls are cheap above this.
@@ -59,7 +60,7 @@ impl Compression {
     /// The media type of a layer in this compression that in another has the type `old`; that of
     /// OCI with `oci`, else of the same family.
     pub fn layer_type_like(self, old: &str, oci: bool) -> String {
-        let foreign = old.contains(".foreign.") || old.contains(".nondistributable.");
+        let foreign = media_types::is_foreign(old);
         if old.starts_with("application/vnd.docker.") && !oci {
             let foreign = if foreign { "foreign." } else { "" };
             let end = match self {

@@ -35,10 +35,8 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report, wanted: &[String]) -> 
     let want = |part| all || wanted.iter().any(|w| part_of(w) == Some(part));
     for workers in [1, WORKERS] {
         if want("containers") {
-            let rates = rates(pair, PAIRS, workers, |client, n| async move {
-                create(&client, n).await?;
-                delete(&client, n).await
-            });
+            let rates =
+                rates(pair, PAIRS, workers, |client, n| async move { pair_of(&client, n).await });
             report.rates(&format!("container create+delete, {workers} at once"), rates.await?);
         }
         if want("snapshots") {
@@ -99,12 +97,14 @@ pub(crate) async fn pairs(client: &Client, count: usize, workers: usize) -> Resu
     let client = client.clone();
     rate(count, workers, move |n| {
         let client = client.clone();
-        async move {
-            create(&client, n).await?;
-            delete(&client, n).await
-        }
+        async move { pair_of(&client, n).await }
     })
     .await
+}
+
+async fn pair_of(client: &Client, n: usize) -> Result<()> {
+    create(client, n).await?;
+    delete(client, n).await
 }
 
 async fn create(client: &Client, n: usize) -> Result<()> {

@@ -60,6 +60,12 @@ pub mod media_types {
         t.starts_with("application/vnd.oci.image.layer.")
             || t.starts_with("application/vnd.docker.image.rootfs.")
     }
+
+    /// Whether `t` names a layer that its makers do not allow to be distributed: it is not pushed,
+    /// and may be missing.
+    pub fn is_foreign(t: &str) -> bool {
+        t.contains(".nondistributable.") || t.contains(".foreign.")
+    }
 }
 
 /// The platform an image is made for (OCI image spec, image-index.md).

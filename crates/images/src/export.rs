@@ -14,7 +14,7 @@ use gantry_metadata::{Content, Db, Resource};
 use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::import::{NAME, REF_NAME, is_foreign};
+use crate::import::{NAME, REF_NAME};
 use crate::lease;
 use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::{is_attestation, platform_of, read_parsed};
@@ -204,7 +204,7 @@ impl Plan {
         options: &ExportOptions,
     ) -> Result<()> {
         for blob in manifest.layers.iter().chain([&manifest.config]) {
-            let foreign = is_foreign(&blob.media_type);
+            let foreign = media_types::is_foreign(&blob.media_type);
             if foreign && options.skip_non_distributable {
                 continue;
             }

@@ -212,7 +212,8 @@ async fn label_tree(
             }
             Document::Manifest(manifest) => {
                 for blob in manifest.layers.iter().chain([&manifest.config]) {
-                    let elsewhere = !blob.urls.is_empty() || is_foreign(&blob.media_type);
+                    let elsewhere =
+                        !blob.urls.is_empty() || media_types::is_foreign(&blob.media_type);
                     if !needed || options.allow_missing || elsewhere {
                         continue;
                     }
@@ -241,11 +242,6 @@ async fn label_tree(
         .buffer_unordered(LABELS_AT_ONCE)
         .try_collect()
         .await
-}
-
-/// Whether a layer of this type may not be distributed and so may be missing.
-pub(crate) fn is_foreign(media_type: &str) -> bool {
-    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }
 
 fn missing(target: &Descriptor) -> Error {

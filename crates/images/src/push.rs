@@ -136,7 +136,7 @@ impl Push<'_> {
                 if media_types::is_manifest(media_type) || media_types::is_index(media_type) {
                     let (child, below) = (child.clone(), below.clone());
                     self.collect(child, below, depth + 1, &mut *documents, &mut *blobs).await?;
-                } else if !is_foreign(child) {
+                } else if !media_types::is_foreign(media_type) {
                     blobs.push((child.clone(), below.clone()));
                 }
             }
@@ -190,12 +190,6 @@ impl Push<'_> {
             .map(|pushed| content::add_labels(&content, self.ctx, pushed, Labels::new(), origin));
         try_join_all(each).await.map(drop)
     }
-}
-
-/// Layers that their makers do not allow to be distributed: they are not pushed.
-pub(crate) fn is_foreign(descriptor: &Descriptor) -> bool {
-    let media_type = &descriptor.media_type;
-    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }
 
 /// A blob of the store as a source.

@@ -85,7 +85,7 @@ async fn collect(
             for (_, child) in document.children() {
                 let fits = child.platform.as_ref().is_none_or(|p| matcher.matches(p));
                 let foreign = !child.urls.is_empty();
-                if options.skip_non_distributable && is_foreign(&child.media_type) {
+                if options.skip_non_distributable && media_types::is_foreign(&child.media_type) {
                     continue;
                 }
                 todo.push((child.clone(), depth + 1, needed && fits && !foreign));
@@ -94,11 +94,6 @@ async fn collect(
         blobs.insert(next.digest);
     }
     Ok(())
-}
-
-/// Whether a layer's makers do not allow it to be distributed.
-fn is_foreign(media_type: &str) -> bool {
-    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }
 
 /// Writes members and counts bytes.

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::reference::Reference;
-use gantry_core::{Descriptor, Labels, labels};
+use gantry_core::{Descriptor, Labels, labels, media_types};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{BlobSource, Repository};
 
@@ -99,7 +99,7 @@ impl Push {
 
     async fn blob(&self, blob: &Descriptor) -> Result<()> {
         // Layers that may not be distributed stay where they are.
-        if [".nondistributable.", ".foreign."].iter().any(|w| blob.media_type.contains(w)) {
+        if media_types::is_foreign(&blob.media_type) {
             return Ok(());
         }
         let name = blob.digest.to_string();

@@ -134,13 +134,24 @@ const CUT: &str = "the download does not come this way to its end";
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn bytes_pass_in_order_to_their_end() {
+    /// Both ends of a layer that is asked for, if `budget` has room.
+    async fn asked_for(budget: &Budget) -> (Option<Feed>, Option<FeedReader>) {
         let (offer, want) = offer();
         let waiting = tokio::spawn(want.wait());
         tokio::task::yield_now().await;
-        let mut feed = offer.accept(&Budget::default()).unwrap();
-        let mut reader = waiting.await.unwrap().unwrap();
+        let feed = offer.accept(budget);
+        (feed, waiting.await.unwrap())
+    }
+
+    /// The same where there is.
+    async fn accepted(budget: &Budget) -> (Feed, FeedReader) {
+        let (feed, reader) = asked_for(budget).await;
+        (feed.unwrap(), reader.unwrap())
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_in_order_to_their_end() {
+        let (mut feed, mut reader) = accepted(&Budget::default()).await;
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Vec::new();
             reader.read_to_end(&mut out).map(|_| out)
@@ -154,11 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_feed_nobody_reads_from_holds_little() {
-        let (offer, want) = offer();
-        let waiting = tokio::spawn(want.wait());
-        tokio::task::yield_now().await;
-        let mut feed = offer.accept(&Budget::default()).unwrap();
-        let _reader = waiting.await.unwrap().unwrap();
+        let (mut feed, _reader) = accepted(&Budget::default()).await;
         let mut taken = 0;
         // Short chunks count with what they are, not one by one.
         let chunk = [0; 1000];
@@ -171,11 +178,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_feed_is_no_end() {
-        let (offer, want) = offer();
-        let waiting = tokio::spawn(want.wait());
-        tokio::task::yield_now().await;
-        drop(offer.accept(&Budget::default()).unwrap());
-        let mut reader = waiting.await.unwrap().unwrap();
+        let (feed, mut reader) = accepted(&Budget::default()).await;
+        drop(feed);
         let read = tokio::task::spawn_blocking(move || reader.read(&mut [0; 4]));
         assert!(read.await.unwrap().is_err());
     }
@@ -184,17 +188,11 @@ mod tests {
     async fn a_feed_takes_room_until_it_is_read() {
         let budget = Budget::default();
         let taken: Vec<_> = std::iter::from_fn(|| budget.feed()).collect();
-        let (offer, want) = offer();
-        let waiting = tokio::spawn(want.wait());
-        tokio::task::yield_now().await;
-        assert!(offer.accept(&budget).is_none());
-        assert!(waiting.await.unwrap().is_none());
+        let (feed, reader) = asked_for(&budget).await;
+        assert!(feed.is_none());
+        assert!(reader.is_none());
         drop(taken);
-        let (offer, want) = super::offer();
-        let waiting = tokio::spawn(want.wait());
-        tokio::task::yield_now().await;
-        let feed = offer.accept(&budget).unwrap();
-        let reader = waiting.await.unwrap().unwrap();
+        let (feed, reader) = accepted(&budget).await;
         drop(feed);
         let free = || std::iter::from_fn(|| budget.feed()).collect::<Vec<_>>().len();
         let before = free();

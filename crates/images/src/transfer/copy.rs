@@ -15,7 +15,6 @@ use tokio::sync::Mutex;
 use super::Transfer;
 use crate::content::ref_key;
 use crate::progress::{Progress, ProgressSink, Reporter, Stage};
-use crate::push::is_foreign;
 
 /// Documents and blobs of one image: far above any real one, small enough to hold in memory.
 const OBJECTS_MAX: usize = 16_384;
@@ -109,7 +108,7 @@ impl Copy {
                 let media_type = &child.media_type;
                 if media_types::is_manifest(media_type) || media_types::is_index(media_type) {
                     self.collect(child.clone(), below.clone(), None, depth + 1).await?;
-                } else if !is_foreign(child) {
+                } else if !media_types::is_foreign(media_type) {
                     self.blobs.push((child.clone(), below.clone()));
                 }
             }
