@@ -27,10 +27,13 @@ const EXIT_MARK: &str = "gantry-vm-exit:";
 const MODULES: [&str; 7] = ["overlay", "virtio_pci", "virtio_blk", "loop", "erofs", "xfs", "btrfs"];
 
 /// The first program: a root on tmpfs (runc can't pivot away from an initramfs), then the test.
+/// Programs are on ramfs: a tmpfs knows seals, and runc then takes its binary for a memory file that
+/// isn't sealed and copies itself for every container, which is most of an emulated start.
 const INIT: &str = r"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 if [ ! -e /switched ]; then
   mkdir -p /new && mount -t tmpfs -o size=90% tmpfs /new
+  mkdir -p /new/bin && mount -t ramfs ramfs /new/bin
   for f in /*; do case $f in /new|/proc|/sys|/dev) ;; *) cp -a $f /new/ ;; esac; done
   mkdir -p /new/proc /new/sys /new/dev && : > /new/switched
   exec switch_root /new /init
