@@ -294,7 +294,7 @@ pub struct Transfer {
     pub min_free_space: u64,
     /// Bytes of one layer fetched in parallel ranges; 0 means whole layers.
     pub concurrent_layer_fetch_buffer: u64,
-    /// Refuse images whose platform no snapshotter serves.
+    /// Unpack to the snapshotters of `unpack_config` alone, each the images of its platform.
     pub check_platform_supported: bool,
     /// Directory of `hosts.toml` files.
     pub config_path: String,

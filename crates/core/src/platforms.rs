@@ -181,6 +181,11 @@ impl Matcher {
         self.rank(platform).is_some()
     }
 
+    /// The platform that is preferred to all others; None when all are equal.
+    pub fn best(&self) -> Option<&Platform> {
+        self.accepted.as_ref()?.first()
+    }
+
     /// Whether every platform is acceptable.
     pub fn is_all(&self) -> bool {
         self.accepted.is_none()

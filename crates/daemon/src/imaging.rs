@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gantry_errdefs::{Error, Result};
+use gantry_core::platforms;
+use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_images::{
-    Budget, BudgetOptions, Differ, Differs, LayerDiffer, Processor, Processors, Transfer,
-    TransferOptions, Unpacker, VerifierOptions, Verifiers,
+    Budget, BudgetOptions, Differ, Differs, LayerDiffer, Processor, Processors, ServedPlatforms,
+    Transfer, TransferOptions, UnpackTarget, Unpacker, VerifierOptions, Verifiers,
 };
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
 use gantry_registry::{Hosts, HostsOptions, Resolver, ResolverOptions};
+use gantry_snapshots::Overlayfs;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::plugins;
 use crate::proxies::Proxies;
 
@@ -35,14 +37,15 @@ impl Imaging {
     /// The parts over `db`.
     ///
     /// # Errors
-    /// FailedPrecondition for a differ that is not loaded.
+    /// FailedPrecondition for a differ that is not loaded, InvalidArgument for a platform in
+    /// `unpack_config` that is none.
     pub(crate) fn new(config: &Config, db: &Db, temp: TempRoot, proxies: &Proxies) -> Result<Self> {
         let differ = Differ::new(db.clone(), temp).with_processors(processors(config));
         let differs = differs(config, &differ, proxies)?;
         let unpacker = Unpacker::new(db.clone(), differ.clone());
         let unpacker = unpacker.with_appliers(appliers(config, proxies)?);
         let verifiers = verifiers(config);
-        let transfer = transfer(config, db, unpacker.clone(), verifiers.clone());
+        let transfer = transfer(config, db, unpacker.clone(), verifiers.clone())?;
         Ok(Self { differ, differs, unpacker, transfer, verifiers })
     }
 }
@@ -106,7 +109,12 @@ fn verifiers(config: &Config) -> Verifiers {
 }
 
 /// What moves images, with the way to registries.
-fn transfer(config: &Config, db: &Db, unpacker: Unpacker, verifiers: Verifiers) -> Transfer {
+fn transfer(
+    config: &Config,
+    db: &Db,
+    unpacker: Unpacker,
+    verifiers: Verifiers,
+) -> Result<Transfer> {
     let settings = &config.plugins.transfer;
     let dirs = settings.config_path.split(':').filter(|dir| !dir.is_empty());
     let hosts = Hosts::new(HostsOptions {
@@ -124,6 +132,42 @@ fn transfer(config: &Config, db: &Db, unpacker: Unpacker, verifiers: Verifiers) 
             disk: config.root.clone(),
         }),
         verifiers,
+        served: served(settings)?,
     };
-    Transfer::new(db.clone(), unpacker, resolver, options)
+    Ok(Transfer::new(db.clone(), unpacker, resolver, options))
+}
+
+/// What images may be unpacked to: anything, unless the platforms are to be checked.
+fn served(settings: &config::Transfer) -> Result<ServedPlatforms> {
+    if !settings.check_platform_supported {
+        return Ok(ServedPlatforms::default());
+    }
+    let configured = settings.unpack_config.iter().map(|unpack| {
+        let platform = platforms::parse(&unpack.platform)
+            .context(|| "unpack_config of the transfer service".to_owned())?;
+        Ok(UnpackTarget::new(&platform, &unpack.snapshotter))
+    });
+    let mut targets = configured.collect::<Result<Vec<_>>>()?;
+    if targets.is_empty() {
+        targets.push(UnpackTarget::new(&platforms::default(), Overlayfs::NAME));
+    }
+    Ok(ServedPlatforms::only(targets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Transfer as Settings, TransferUnpack};
+
+    #[test]
+    fn platforms_are_checked_when_asked_for_only() {
+        let bad = TransferUnpack { platform: "a/b/c/d".into(), ..TransferUnpack::default() };
+        let mut settings = Settings { unpack_config: vec![bad], ..Settings::default() };
+        assert!(served(&settings).is_ok());
+        settings.check_platform_supported = true;
+        let err = served(&settings).unwrap_err();
+        assert!(err.is_invalid_argument() && err.message().contains("a/b/c/d"), "{err}");
+        settings.unpack_config.clear();
+        assert!(format!("{:?}", served(&settings).unwrap()).contains(Overlayfs::NAME));
+    }
 }

@@ -37,8 +37,8 @@ pub use pull::{DOWNLOADS_MAX_DEFAULT, PullOptions, PulledImage};
 pub use push::{PushOptions, UPLOADS_MAX_DEFAULT};
 pub use read::resolve_manifest;
 pub use transfer::{
-    CopyOptions, ImageReference, LayerSnapshot, StoreOptions, Transfer, TransferOptions,
-    UnpackTarget,
+    CopyOptions, ImageReference, LayerSnapshot, ServedPlatforms, StoreOptions, Transfer,
+    TransferOptions, UnpackTarget,
 };
 pub use unpack::{LayerSource, LayerTask, Unpacked, Unpacker};
 pub use verifier::{VerifierOptions, Verifiers};

@@ -2,6 +2,7 @@
 
 mod copy;
 mod layer;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,6 +29,7 @@ use crate::verifier::Verifiers;
 
 pub use copy::CopyOptions;
 pub use layer::LayerSnapshot;
+pub use targets::ServedPlatforms;
 
 /// How often an image record is written again because someone else created or deleted it between.
 const STORE_ATTEMPTS_MAX: usize = 5;
@@ -46,6 +48,8 @@ pub struct TransferOptions {
     pub budget: Budget,
     /// Who decides which images may be used.
     pub verifiers: Verifiers,
+    /// What images may be unpacked to.
+    pub served: ServedPlatforms,
 }
 
 impl Default for TransferOptions {
@@ -55,6 +59,7 @@ impl Default for TransferOptions {
             uploads_max: UPLOADS_MAX_DEFAULT,
             budget: Budget::default(),
             verifiers: Verifiers::default(),
+            served: ServedPlatforms::default(),
         }
     }
 }
@@ -171,7 +176,8 @@ impl Transfer {
     /// where `store.unpacks` says.
     ///
     /// # Errors
-    /// NotFound for the source; InvalidArgument for a bad name or label; PermissionDenied when an
+    /// NotFound for the source; InvalidArgument for a bad name or label, or when nothing asked
+    /// for is served ([`TransferOptions::served`]); PermissionDenied when an
     /// image verifier refuses a name; the classes of unpacking.
     pub async fn tag(
         &self,
@@ -186,7 +192,8 @@ impl Transfer {
             for name in plain_names(store, &image.target) {
                 self.options.verifiers.check(&name, &image.target).await?;
             }
-            self.unpack_stored(&ctx, &image.target, &store.unpacks, progress).await?;
+            let unpacks = self.options.served.of(store.unpacks.clone())?;
+            self.unpack_stored(&ctx, &image.target, &unpacks, progress).await?;
             self.store_image(&ctx, store, &image.target, progress).await
         };
         own.end(work.await).await
@@ -221,6 +228,7 @@ impl Transfer {
         store: &StoreOptions,
         progress: &ProgressSink,
     ) -> Result<Vec<Image>> {
+        let unpacks = self.options.served.of(store.unpacks.clone())?;
         let options = ImportOptions {
             platforms: store.matcher(),
             compress: store.compress,
@@ -246,7 +254,7 @@ impl Transfer {
         let mut unpacked: Vec<&Digest> = Vec::new();
         for (_, target) in &named {
             if !unpacked.contains(&&target.digest) {
-                self.unpack_stored(ctx, target, &store.unpacks, progress).await?;
+                self.unpack_stored(ctx, target, &unpacks, progress).await?;
                 unpacked.push(&target.digest);
             }
         }

@@ -51,7 +51,8 @@ impl Transfer {
     ///
     /// # Errors
     /// NotFound when the registry has no such image, or the image nothing for the platforms;
-    /// InvalidArgument for a schema 1 or malformed manifest; DataLoss for bytes that are not what
+    /// InvalidArgument for a schema 1 or malformed manifest, or
+    /// when nothing that is asked to be unpacked to is served; DataLoss for bytes that are not what
     /// their digest says; PermissionDenied when an image verifier refuses it; Unavailable, Unauthenticated, PermissionDenied with every host tried
     /// and its reason; the classes of unpacking.
     pub async fn pull(&self, ctx: &Context, options: PullOptions) -> Result<PulledImage> {
@@ -66,6 +67,7 @@ impl Transfer {
 
     async fn pull_leased(&self, ctx: &Context, options: PullOptions) -> Result<PulledImage> {
         let PullOptions { reference, resolver, mut store, progress } = options;
+        store.unpacks = self.options().served.of(store.unpacks)?;
         if store.name.is_empty() {
             store.name = reference.to_string();
         }

@@ -8,6 +8,7 @@ mod pushes;
 mod random_faults;
 mod repair;
 mod rig;
+mod served;
 mod shared;
 mod side_by_side;
 mod streams;

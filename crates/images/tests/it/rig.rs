@@ -7,8 +7,8 @@ use std::sync::Arc;
 use gantry_content::LocalStore;
 use gantry_core::{Context, Namespace, Reference};
 use gantry_images::{
-    Differ, ProgressSink, PullOptions, StoreOptions, Transfer, TransferOptions, UnpackTarget,
-    Unpacker,
+    Differ, ProgressSink, PullOptions, ServedPlatforms, StoreOptions, Transfer, TransferOptions,
+    UnpackTarget, Unpacker,
 };
 use gantry_metadata::{Db, Options};
 use gantry_mount::TempRoot;
@@ -70,6 +70,13 @@ impl Rig {
             Transfer::new(db.clone(), unpacker, Resolver::default(), TransferOptions::default());
         let ctx = Context::new(Namespace::new("test").unwrap());
         Self { dir, db, transfer, ctx, temp }
+    }
+
+    /// Transfers as by `transfer`, but unpacking to what is served alone.
+    pub(crate) fn transfer_that_serves(&self, served: ServedPlatforms) -> Transfer {
+        let options = TransferOptions { served, ..TransferOptions::default() };
+        let (unpacker, resolver) = (self.transfer.unpacker(), self.transfer.resolver());
+        Transfer::new(self.db.clone(), unpacker.clone(), resolver.clone(), options)
     }
 
     /// Where a part of the store is.

@@ -151,10 +151,8 @@ fn store_options(store: wire::ImageStore) -> StoreOptions {
     let unpack = |u: wire::UnpackConfiguration| {
         let platform = u.platform.map_or_else(platforms::default, convert::platform);
         let named = !u.snapshotter.is_empty();
-        UnpackTarget {
-            matcher: Matcher::only(&platform),
-            snapshotter: if named { u.snapshotter } else { SNAPSHOTTER_DEFAULT.to_owned() },
-        }
+        let snapshotter = if named { &u.snapshotter } else { SNAPSHOTTER_DEFAULT };
+        UnpackTarget::new(&platform, snapshotter)
     };
     StoreOptions {
         name: store.name,
