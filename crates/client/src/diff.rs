@@ -1,12 +1,14 @@
 //! Layers to filesystems and back.
 
+use std::collections::BTreeMap;
+
 use gantry_api::containerd::services::diff::v1 as wire;
 use gantry_api::containerd::services::diff::v1::diff_client::DiffClient;
-use gantry_core::{Descriptor, Labels};
+use gantry_core::{Any, Descriptor, Labels};
 use gantry_errdefs::Result;
 
 use crate::client::{handle, service};
-use crate::convert::{Mount, descriptor, descriptor_out, label_map, required, status};
+use crate::convert::{Mount, any_out, descriptor, descriptor_out, label_map, required, status};
 
 handle! {
     /// The diff service: applies layers to mounts, makes layers from differences.
@@ -24,16 +26,41 @@ pub struct DiffOptions {
     pub labels: Labels,
 }
 
+/// How a layer is applied.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyOptions {
+    /// Have the files on disk when the call returns.
+    pub sync: bool,
+    /// What the daemon's stream processors are told of the layer, by their names: keys to decrypt
+    /// it, say.
+    pub payloads: BTreeMap<String, Any>,
+}
+
 impl Diff {
     /// Extracts the layer `layer` onto `mounts`; returns the descriptor of its plain tar.
     ///
     /// # Errors
     /// NotFound for a missing blob; Unimplemented for a media type nobody can read.
     pub async fn apply(&self, layer: &Descriptor, mounts: &[Mount]) -> Result<Descriptor> {
+        self.apply_with(layer, mounts, ApplyOptions::default()).await
+    }
+
+    /// As [`Self::apply`], with options.
+    ///
+    /// # Errors
+    /// As [`Self::apply`]; those of stream processors.
+    pub async fn apply_with(
+        &self,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        options: ApplyOptions,
+    ) -> Result<Descriptor> {
+        let payloads = options.payloads.into_iter();
         let request = wire::ApplyRequest {
             diff: Some(descriptor_out(layer)),
             mounts: mounts.iter().cloned().map(Into::into).collect(),
-            ..wire::ApplyRequest::default()
+            sync_fs: options.sync,
+            payloads: payloads.map(|(name, any)| (name, any_out(&any))).collect(),
         };
         let answer = service!(self.client, DiffClient)
             .apply(self.client.request(request))

@@ -136,7 +136,8 @@ impl Image {
     /// # Errors
     /// As [`Client::unpack`].
     pub async fn unpack(&self, snapshotter: &str) -> Result<()> {
-        let options = UnpackOptions { snapshotter: snapshotter.to_owned() };
+        let options =
+            UnpackOptions { snapshotter: snapshotter.to_owned(), ..UnpackOptions::default() };
         self.client.unpack(&self.resolve().await?, &options).await
     }
 

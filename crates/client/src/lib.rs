@@ -80,7 +80,7 @@ pub use container_builder::{ContainerBuilder, DEFAULT_SNAPSHOTTER};
 pub use containers::{Container, ContainerRecord, ContainerUpdate, Containers, Runtime};
 pub use content::{BlobInfo, Content, ContentReader, ContentWriter, IngestStatus, WriterOptions};
 pub use convert::{Mount, time_of};
-pub use diff::{Diff, DiffOptions};
+pub use diff::{ApplyOptions, Diff, DiffOptions};
 pub use doctor::{Doctor, Examination, ExamineOptions, Finding};
 pub use event_data::EventData;
 pub use event_filter::EventFilter;
@@ -102,7 +102,7 @@ pub use process::{ExitStatus, KillOptions, Process, ProcessState, ProcessStatus,
 pub use resolved::ResolvedImage;
 pub use rootfs::IdMap;
 pub use shims::{ShimOutcome, ShimRecord, ShimStatus, ShimUpgradeOptions, Shims};
-pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage};
+pub use snapshots::{SnapshotKind, SnapshotRecord, Snapshots, Usage, VOLATILE_LABEL};
 pub use tasks::{CheckpointOptions, Metrics, PidInfo, Task, TaskBuilder, TaskMetrics, Tasks};
 pub use transfer::{
     CopyOptions, Credentials, ExportOptions, ImportOptions, Progress, PullOptions, PushOptions,

@@ -5,6 +5,7 @@ use gantry_core::Labels;
 use gantry_errdefs::{Error, Result};
 
 use crate::client::Client;
+use crate::diff::ApplyOptions;
 use crate::resolved::ResolvedImage;
 
 /// Label on a snapshot in the making that names what it becomes; snapshotters that fetch
@@ -19,11 +20,13 @@ const UNCOMPRESSED_LABEL: &str = "containerd.io/uncompressed";
 pub struct UnpackOptions {
     /// The snapshotter.
     pub snapshotter: String,
+    /// How each layer is applied.
+    pub apply: ApplyOptions,
 }
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { snapshotter: "overlayfs".to_owned() }
+        Self { snapshotter: "overlayfs".to_owned(), apply: ApplyOptions::default() }
     }
 }
 
@@ -85,7 +88,8 @@ impl Client {
                         }
                         other => other?,
                     };
-                    let applied = self.diff().apply(layer, &mounts).await;
+                    let how = options.apply.clone();
+                    let applied = self.diff().apply_with(layer, &mounts, how).await;
                     let applied = applied.and_then(|applied| {
                         if applied.digest == *diff_id {
                             return Ok(());

@@ -122,7 +122,8 @@ pub enum ContentSharing {
 pub struct Metadata {
     /// Content sharing between namespaces.
     pub content_sharing_policy: ContentSharing,
-    /// Skip fsync of the database (data loss on a power cut; for throw-away machines only).
+    /// Acknowledge changes before they are on disk: a power cut takes the last of them. For
+    /// throw-away machines only.
     pub no_sync: bool,
 }
 

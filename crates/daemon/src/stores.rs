@@ -40,10 +40,15 @@ pub(crate) fn open(config: &Config, exchange: &Exchange, proxies: &Proxies) -> R
     let database = config.root.join(DATABASE);
     let dir = database.parent().unwrap_or(&config.root);
     crate::dirs::make_private(dir)?;
-    if config.plugins.metadata.no_sync {
-        warn!("no_sync is ignored: every acknowledged change is made durable");
+    let no_sync = config.plugins.metadata.no_sync;
+    if no_sync {
+        warn!(
+            "no_sync is set: images, containers and everything else that is acknowledged is LOST by \
+             a power cut until it happens to be written; only for machines that are thrown away"
+        );
     }
-    let database = Arc::new(RedbStore::open(&database, &Default::default())?);
+    let how = gantry_store::Options { no_sync, ..gantry_store::Options::default() };
+    let database = Arc::new(RedbStore::open(&database, &how)?);
     let store: Arc<dyn Store> = database.clone();
     let content: Arc<dyn gantry_content::Store> = match &proxies.content {
         Some(proxy) => Arc::clone(proxy),

@@ -3,6 +3,7 @@
 mod chain;
 mod place;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use gantry_archive::{
     Applied, ApplyOptions, Changes, Compression, DiffOptions, Diffed, Lowers, Target,
 };
 use gantry_content::WriterOptions;
-use gantry_core::{Context, Descriptor, Labels, media_types};
+use gantry_core::{Any, Context, Descriptor, Labels, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
@@ -79,6 +80,15 @@ pub struct DiffRequest {
     pub source_date_epoch: Option<i64>,
 }
 
+/// How to apply a layer.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyRequest {
+    /// Have the files on disk when the call returns.
+    pub sync: bool,
+    /// What stream processors are told of this layer, by their names: keys to decrypt it, say.
+    pub payloads: BTreeMap<String, Any>,
+}
+
 /// Applies layers and makes them: [`Differ`], or one in another process.
 #[async_trait]
 pub trait LayerDiffer: Send + Sync + 'static {
@@ -91,7 +101,7 @@ pub trait LayerDiffer: Send + Sync + 'static {
         ctx: &Context,
         layer: &Descriptor,
         mounts: &[Mount],
-        sync: bool,
+        request: ApplyRequest,
     ) -> Result<Descriptor>;
 
     /// As [`Differ::diff`].
@@ -114,9 +124,9 @@ impl LayerDiffer for Differ {
         ctx: &Context,
         layer: &Descriptor,
         mounts: &[Mount],
-        sync: bool,
+        request: ApplyRequest,
     ) -> Result<Descriptor> {
-        Self::apply(self, ctx, layer, mounts, sync).await
+        Self::apply(self, ctx, layer, mounts, request).await
     }
 
     async fn diff(
@@ -151,11 +161,12 @@ impl Differ {
     }
 
     /// The bytes of a layer of the content store as a tar, compressed or not: through programs if
-    /// its type wants them.
+    /// its type wants them, each of which gets the payload of its name.
     pub(crate) async fn open(
         &self,
         ctx: &Context,
         layer: &Descriptor,
+        payloads: &BTreeMap<String, Any>,
     ) -> Result<Box<dyn Read + Send>> {
         let media_type = layer.media_type.clone();
         let chain =
@@ -164,13 +175,15 @@ impl Differ {
         if chain.is_empty() {
             return Ok(reader);
         }
-        let started =
-            tokio::task::spawn_blocking(move || processors::through(reader, &media_type, &chain));
+        let payloads = payloads.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            processors::through(reader, &media_type, &chain, &payloads)
+        });
         joined(started.await)
     }
 
     /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
-    /// (media type, diff ID, size). With `sync` the files are on disk when this returns.
+    /// (media type, diff ID, size).
     ///
     /// # Errors
     /// NotFound for a missing blob; Unimplemented for a media type that is no layer's; else as
@@ -180,12 +193,13 @@ impl Differ {
         ctx: &Context,
         layer: &Descriptor,
         mounts: &[Mount],
-        sync: bool,
+        request: ApplyRequest,
     ) -> Result<Descriptor> {
-        let reader = self.open(ctx, layer).await?;
+        let reader = self.open(ctx, layer, &request.payloads).await?;
         let stop = Stop::default();
         let _stopped = stop.clone().on_drop();
-        let applied = self.apply_until(reader, Origin::Store, mounts.to_vec(), sync, stop).await?;
+        let (mounts_of, sync) = (mounts.to_vec(), request.sync);
+        let applied = self.apply_until(reader, Origin::Store, mounts_of, sync, stop).await?;
         let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
         let blob = Some(layer.digest.clone());
         self.db.note_applied(mounts, LayerOrigin { diff_id: applied.diff_id.clone(), blob });

@@ -1,7 +1,9 @@
 //! Programs that turn a layer of one media type into another before it is applied:
 //! containerd's `[stream_processors]`.
 
-use std::io::{self, Read};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd as _, RawFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -10,10 +12,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gantry_archive::Compression;
+use gantry_core::Any;
 use gantry_errdefs::{Error, Result, ResultExt};
+use prost::Message as _;
 
 /// Programs that one layer may go through: decryption, decompression and a few more.
 const STEPS_MAX: usize = 8;
+
+/// The descriptor on which a program finds its payload, if it has one.
+const PAYLOAD_FD: RawFd = 3;
 
 /// How much of what a program writes to standard error is kept for its error.
 const LOG_BYTES_MAX: usize = 4096;
@@ -81,8 +88,8 @@ impl Processors {
     }
 }
 
-/// Sends `layer`, of `media_type`, through the programs of `chain`. What is read is the output of
-/// the last one; it ends with an error when one of them fails. Programs end with the reader.
+/// Sends `layer`, of `media_type`, through the programs of `chain`, each with the payload of its
+/// name. What is read is the output of the last one; it ends with an error when one of them fails. Programs end with the reader.
 ///
 /// # Errors
 /// The I/O error of a program that cannot be started.
@@ -90,16 +97,31 @@ pub(crate) fn through(
     layer: Box<dyn Read + Send>,
     media_type: &str,
     chain: &[Processor],
+    payloads: &BTreeMap<String, Any>,
 ) -> Result<Box<dyn Read + Send>> {
     let (mut layer, mut media_type) = (layer, media_type);
     for processor in chain {
-        let output = Output::start(processor, media_type, layer);
+        let output = Output::start(processor, media_type, layer, payloads.get(&processor.id));
         layer = Box::new(output.context(|| {
             format!("stream processor {:?} ({})", processor.id, processor.path.display())
         })?);
         media_type = &processor.returns;
     }
     Ok(layer)
+}
+
+/// Starts a program that can read the encoded `payload` from [`PAYLOAD_FD`].
+fn start_with(command: &mut Command, payload: &Any) -> io::Result<Child> {
+    let (read, mut write) = io::pipe()?;
+    let child = gantry_sys::exec::spawn_with(command, read.as_fd(), PAYLOAD_FD)?;
+    let Any { type_url, value } = payload.clone();
+    let bytes = prost_types::Any { type_url, value }.encode_to_vec();
+    // A pipe holds 64 KiB, a payload may be more; and a program need not read it.
+    std::thread::spawn(move || {
+        drop(read);
+        let _ = write.write_all(&bytes);
+    });
+    Ok(child)
 }
 
 /// What a program makes of a layer.
@@ -120,16 +142,21 @@ impl Output {
         processor: &Processor,
         media_type: &str,
         mut layer: Box<dyn Read + Send>,
+        payload: Option<&Any>,
     ) -> io::Result<Self> {
         let env = processor.env.iter().filter_map(|e| e.split_once('='));
-        let mut child = Command::new(&processor.path)
+        let mut command = Command::new(&processor.path);
+        command
             .args(&processor.args)
             .envs(env)
             .env("STREAM_PROCESSOR_MEDIATYPE", media_type)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+            .stderr(Stdio::piped());
+        let mut child = match payload {
+            Some(payload) => start_with(&mut command, payload)?,
+            None => command.spawn()?,
+        };
         let gone = || io::Error::other("a pipe of the program is gone");
         let mut stdin = child.stdin.take().ok_or_else(gone)?;
         let mut stderr = child.stderr.take().ok_or_else(gone)?;
@@ -215,7 +242,10 @@ mod tests {
         let chain = processors.chain(media_type).unwrap();
         let input = Box::new(io::Cursor::new(input.to_vec()));
         let mut out = Vec::new();
-        through(input, media_type, &chain).unwrap().read_to_end(&mut out).map(|_| out)
+        through(input, media_type, &chain, &BTreeMap::new())
+            .unwrap()
+            .read_to_end(&mut out)
+            .map(|_| out)
     }
 
     #[test]
@@ -231,6 +261,32 @@ mod tests {
             processor("c", "x/c", media_types::OCI_LAYER, "f=$(mktemp); cat >$f; cat $f; rm $f");
         let big = vec![7; 1 << 20];
         assert!(run(&Processors::new(vec![slow]), "x/c", &big).unwrap() == big);
+    }
+
+    #[test]
+    fn a_program_reads_the_payload_of_its_name() {
+        let read = "cat <&3; cat";
+        let processors = Processors::new(vec![
+            processor("told", "x/told", media_types::OCI_LAYER, read),
+            processor("other", "x/other", media_types::OCI_LAYER, "cat <&3 2>/dev/null; cat"),
+            processor("deaf", "x/deaf", media_types::OCI_LAYER, "cat"),
+        ]);
+        let payload = Any { type_url: "a.Key".to_owned(), value: b"secret".to_vec() };
+        let big = Any { value: vec![7; 1 << 20], ..payload.clone() };
+        let payloads: BTreeMap<_, _> =
+            [("told".to_owned(), payload), ("deaf".to_owned(), big)].into();
+        let run = |media_type: &str| {
+            let chain = processors.chain(media_type).unwrap();
+            let mut out = Vec::new();
+            let layer = Box::new(io::Cursor::new(b"layer"));
+            let mut made = through(layer, media_type, &chain, &payloads).unwrap();
+            made.read_to_end(&mut out).unwrap();
+            out
+        };
+        // Field 1 is the type, field 2 the value: protobuf's Any.
+        assert_eq!(run("x/told"), b"\x0a\x05a.Key\x12\x06secretlayer");
+        assert_eq!(run("x/other"), b"layer");
+        assert_eq!(run("x/deaf"), b"layer");
     }
 
     #[test]
@@ -252,7 +308,7 @@ mod tests {
     fn a_reader_that_goes_ends_the_program() {
         let endless = processor("e", "x/y", media_types::OCI_LAYER, "exec yes");
         let chain = Processors::new(vec![endless]).chain("x/y").unwrap();
-        let mut output = Output::start(&chain[0], "x/y", Box::new(io::empty())).unwrap();
+        let mut output = Output::start(&chain[0], "x/y", Box::new(io::empty()), None).unwrap();
         output.read_exact(&mut [0; 16]).unwrap();
         let pid = output.child.id();
         drop(output);

@@ -23,7 +23,7 @@ use gantry_metadata::{Db, SharingPolicy, Snapshots};
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, LayerOrigin, label};
 
-use crate::differ::{Differ, LABEL_UNCOMPRESSED, LayerDiffer, Origin, Stop};
+use crate::differ::{ApplyRequest, Differ, LABEL_UNCOMPRESSED, LayerDiffer, Origin, Stop};
 use crate::flights::Flights;
 use crate::lease;
 use crate::progress::{ProgressSink, Reporter, Stage};
@@ -287,7 +287,7 @@ impl Unpacker {
         let bytes = match (source, applier) {
             (LayerSource::Blob(layer), Some(applier)) => Bytes::Theirs(Box::new(layer), applier),
             (LayerSource::Blob(layer), None) => {
-                Bytes::Ours(self.differ.open(ctx, &layer).await?, Origin::Store)
+                Bytes::Ours(self.differ.open(ctx, &layer, &BTreeMap::new()).await?, Origin::Store)
             }
             (LayerSource::Stream(reader), _) => Bytes::Ours(reader, Origin::Elsewhere),
         };
@@ -498,7 +498,7 @@ impl Extraction {
         caller_left: tokio::sync::oneshot::Receiver<()>,
     ) -> Result<Digest> {
         tokio::select! {
-            applied = applier.apply(&self.ctx, layer, &self.mounts, false) => {
+            applied = applier.apply(&self.ctx, layer, &self.mounts, ApplyRequest::default()) => {
                 applied.map(|tar| tar.digest)
             }
             _ = caller_left => Err(self.canceled()),

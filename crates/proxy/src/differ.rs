@@ -5,9 +5,9 @@ use gantry_api::containerd::services::diff::v1 as wire;
 use gantry_api::containerd::services::diff::v1::diff_client::DiffClient;
 use gantry_core::{Context, Descriptor, deadlines};
 use gantry_errdefs::Result;
-use gantry_images::{DiffRequest, LayerDiffer};
+use gantry_images::{ApplyRequest, DiffRequest, LayerDiffer};
 use gantry_mount::Mount;
-use prost_types::Timestamp;
+use prost_types::{Any, Timestamp};
 use tonic::transport::Channel;
 
 use crate::convert::{descriptor, descriptor_to_wire, mounts_to_wire};
@@ -37,13 +37,13 @@ impl LayerDiffer for ProxyDiffer {
         ctx: &Context,
         layer: &Descriptor,
         mounts: &[Mount],
-        sync: bool,
+        request: ApplyRequest,
     ) -> Result<Descriptor> {
         let message = wire::ApplyRequest {
             diff: Some(descriptor_to_wire(layer)),
             mounts: mounts_to_wire(mounts),
-            sync_fs: sync,
-            ..wire::ApplyRequest::default()
+            sync_fs: request.sync,
+            payloads: request.payloads.into_iter().map(|(k, any)| (k, any_to_wire(any))).collect(),
         };
         let mut client = self.client.clone();
         let call = client.apply(request_of(ctx, message));
@@ -71,4 +71,8 @@ impl LayerDiffer for ProxyDiffer {
         let call = client.diff(request_of(ctx, message));
         descriptor(self.plugin.call("diff", deadlines::PLUGIN_DIFF, call).await?.diff)
     }
+}
+
+fn any_to_wire(any: gantry_core::Any) -> Any {
+    Any { type_url: any.type_url, value: any.value }
 }

@@ -2,7 +2,7 @@
 
 use gantry_api::containerd::services::diff::v1 as wire;
 use gantry_api::containerd::services::diff::v1::diff_server::Diff;
-use gantry_images::{DiffRequest, Differs};
+use gantry_images::{ApplyRequest, DiffRequest, Differs};
 use tonic::{Request, Response, Status};
 
 use crate::{call, convert};
@@ -32,8 +32,9 @@ impl Diff for DiffService {
         let request = request.into_inner();
         let layer = convert::descriptor(call::required(request.diff, "diff")?)?;
         let mounts = convert::mounts(request.mounts);
-        let sync = self.sync || request.sync_fs;
-        let applied = self.differs.apply(&ctx, &layer, &mounts, sync).await?;
+        let payloads = request.payloads.into_iter().map(|(name, any)| (name, convert::any(any)));
+        let how = ApplyRequest { sync: self.sync || request.sync_fs, payloads: payloads.collect() };
+        let applied = self.differs.apply(&ctx, &layer, &mounts, how).await?;
         let applied = Some(convert::descriptor_to_wire(applied));
         Ok(Response::new(wire::ApplyResponse { applied }))
     }

@@ -235,6 +235,8 @@ impl Copier {
         if self.dumper.busy {
             return;
         }
+        // No log may have what comes after something that a power cut takes from the one before.
+        self.sync();
         let number = self.number + 1;
         let begun = view().and_then(|view| {
             let log = Log::begin(&self.database, number, &self.options)?;

@@ -53,6 +53,9 @@ pub(crate) type Bytes = &'static [u8];
 pub struct Options {
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
+    /// Answer writes before they are on disk. A power cut then takes the last of them away, in the
+    /// order they came; the death of the process takes none.
+    pub no_sync: bool,
     /// Faults to be injected below the database.
     #[cfg(test)]
     pub(crate) faults: Option<Arc<crate::tests::Faults>>,
@@ -62,6 +65,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: CACHE_DEFAULT_BYTES,
+            no_sync: false,
             #[cfg(test)]
             faults: None,
         }
@@ -275,7 +279,7 @@ impl Shared {
         let db = self.db();
         let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
         let mut txn = txn.map_err(|e| self.failed(e))?;
-        let strict = jobs.iter().any(Job::is_strict);
+        let strict = !self.options.no_sync && jobs.iter().any(Job::is_strict);
         let mut hooks = Vec::new();
         let mut wrote = false;
         {

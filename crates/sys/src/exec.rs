@@ -1,10 +1,14 @@
-//! Another program in place of this one, in the same process.
+//! Another program in place of this one, in the same process; and one that is given a descriptor.
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
+
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
 
 /// Executes `program` in place of this one, with this environment. Returns only when that failed.
 ///
@@ -75,8 +79,40 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Starts `command` with `fd` open as its descriptor `number`, which is 3 or higher.
+///
+/// # Errors
+/// Those of starting it.
+pub fn spawn_with(command: &mut Command, fd: BorrowedFd<'_>, number: RawFd) -> io::Result<Child> {
+    if number < 3 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // The standard library tells of a failed exec over a pipe of its own: while something has the
+    // number in this process that pipe cannot get it, to be replaced in the child.
+    let _taken = fcntl_dupfd_cloexec(fd, number)?;
+    // Another number than the wanted one: making a descriptor a copy of itself would leave it to
+    // be closed on exec.
+    let source = fcntl_dupfd_cloexec(fd, number + 1)?;
+    debug_assert!(fcntl_getfd(&source).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC)));
+    let from = source.as_raw_fd();
+    // SAFETY: between fork and exec the closure makes one system call, on two numbers, and
+    // allocates nothing: dup2 is safe there. The source is open until the command has started.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(from, number) {
+            ..0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let child = command.spawn();
+    drop(source);
+    child
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
@@ -92,5 +128,24 @@ mod tests {
     fn a_number_that_is_not_open_is_refused() {
         assert!(inherited(-1).is_err());
         assert!(inherited(1_000_000).is_err());
+    }
+
+    #[test]
+    fn a_program_is_given_a_descriptor_by_number() {
+        for number in [3, 5] {
+            let (read, mut write) = io::pipe().expect("a pipe");
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &format!("exec cat <&{number}")]);
+            command.stdout(std::process::Stdio::piped());
+            let child = spawn_with(&mut command, read.as_fd(), number).expect("it starts");
+            write.write_all(b"word").expect("written");
+            drop(write);
+            let out = child.wait_with_output().expect("it ends");
+            assert_eq!(out.stdout, b"word");
+        }
+        let (read, _write) = io::pipe().expect("a pipe");
+        let missing = spawn_with(&mut Command::new("/no/such/program"), read.as_fd(), 3);
+        assert_eq!(missing.expect_err("not there").kind(), io::ErrorKind::NotFound);
+        assert!(spawn_with(&mut Command::new("/bin/true"), read.as_fd(), 1).is_err());
     }
 }

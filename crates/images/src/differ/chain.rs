@@ -6,7 +6,7 @@ use gantry_core::{Context, Descriptor};
 use gantry_errdefs::{Error, Result};
 use gantry_mount::Mount;
 
-use super::{DiffRequest, LayerDiffer};
+use super::{ApplyRequest, DiffRequest, LayerDiffer};
 
 /// Differs in the order they are tried: one that answers Unimplemented leaves it to the next.
 #[derive(Clone)]
@@ -27,11 +27,11 @@ impl Differs {
         ctx: &Context,
         layer: &Descriptor,
         mounts: &[Mount],
-        sync: bool,
+        request: ApplyRequest,
     ) -> Result<Descriptor> {
         let mut refused = none();
         for differ in self.0.iter() {
-            match differ.apply(ctx, layer, mounts, sync).await {
+            match differ.apply(ctx, layer, mounts, request.clone()).await {
                 Err(err) if err.is_unimplemented() => refused = err,
                 done => return done,
             }

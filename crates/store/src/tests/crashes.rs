@@ -40,8 +40,12 @@ fn set(store: &RedbStore, key: u8, value: Option<Vec<u8>>, relaxed: bool) {
 }
 
 fn open_with(path: &Path, faults: &Arc<Faults>) -> RedbStore {
+    open_how(path, faults, false)
+}
+
+fn open_how(path: &Path, faults: &Arc<Faults>, no_sync: bool) -> RedbStore {
     drop(RedbStore::open(path, &Options::default()).unwrap());
-    let options = Options { faults: Some(Arc::clone(faults)), ..Options::default() };
+    let options = Options { faults: Some(Arc::clone(faults)), no_sync, ..Options::default() };
     RedbStore::open(path, &options).unwrap()
 }
 
@@ -69,11 +73,14 @@ proptest! {
 
     /// The state after a cut is that after some commit, not before the last durable one.
     #[test]
-    fn power_cuts_take_nothing_that_was_durable(writes in prop::collection::vec(write(), 1..40)) {
+    fn power_cuts_take_nothing_that_was_durable(
+        writes in prop::collection::vec(write(), 1..40),
+        no_sync in proptest::bool::weighted(0.3),
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let faults = Arc::new(Faults::default());
-        let store = open_with(&path, &faults);
+        let store = open_how(&path, &faults, no_sync);
         // States that may be found: the last durable one and those after it.
         let mut may_be = vec![State::new()];
         for Write { key, value, relaxed, cut } in writes {
@@ -83,7 +90,7 @@ proptest! {
                 Some(value) => now.insert(vec![key], value),
                 None => now.remove([key].as_slice()),
             };
-            if !relaxed {
+            if !relaxed && !no_sync {
                 may_be.clear();
             }
             may_be.push(now);
@@ -98,6 +105,34 @@ proptest! {
             }
         }
     }
+}
+
+/// Without syncs a cut leaves the state after some commit as well, over checkpoints and new logs.
+#[test]
+fn without_syncs_the_last_commits_are_lost_and_nothing_else() {
+    const COMMITS: u8 = 120;
+    const VALUE_LEN: usize = 120_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let faults = Arc::new(Faults::default());
+    let store = open_how(&path, &faults, true);
+    let mut states = vec![state(&store)];
+    let mut lost_some = false;
+    for n in 0..COMMITS {
+        set(&store, n % 7, Some(vec![n; VALUE_LEN]), false);
+        states.push(state(&store));
+        if n % 10 != 9 {
+            continue;
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        let copy = faults.cut_power(&path, elsewhere.path(), u64::from(n) * 10_000);
+        let found = state(&RedbStore::open(&copy, &Options::default()).unwrap());
+        assert!(states.contains(&found), "{n}: {} keys", found.len());
+        lost_some |= states.last() != Some(&found);
+    }
+    assert!(lost_some, "it synced");
+    drop(store);
+    assert_eq!(states.last(), Some(&state(&RedbStore::open(&path, &Options::default()).unwrap())));
 }
 
 /// More than a log holds between two checkpoints, and more than one that is not begun anew.

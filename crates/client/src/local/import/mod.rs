@@ -64,7 +64,8 @@ async fn import_leased(
         for record in &records {
             let image =
                 client.resolve_target(&record.name, &record.target, &Matcher::host()).await?;
-            let unpack = UnpackOptions { snapshotter: snapshotter.clone() };
+            let unpack =
+                UnpackOptions { snapshotter: snapshotter.clone(), ..UnpackOptions::default() };
             client.unpack(&image, &unpack).await?;
         }
     }

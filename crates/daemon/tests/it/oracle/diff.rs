@@ -13,6 +13,7 @@ use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::types::Descriptor;
 use gantry_core::{Digest, media_types};
 use gantry_testkit::{Compression, DaemonKind, Layer};
+use prost_types::Any;
 use tonic::Code::{AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown};
 use tonic::{Request, Status};
 
@@ -84,6 +85,19 @@ impl World {
         };
         let applied = DiffClient::new(self.channel.clone()).apply(self.held(apply)).await?;
         Ok(applied.into_inner().applied.expect("a descriptor"))
+    }
+
+    /// Applies with a payload for each of the stream processors named.
+    async fn apply_told(&self, layer: Descriptor, onto: &Path, names: &[&str]) -> Descriptor {
+        let any = Any { type_url: "a.Key".into(), value: b"secret".to_vec() };
+        let apply = wire::ApplyRequest {
+            diff: Some(layer),
+            mounts: vec![bind(onto)],
+            payloads: names.iter().map(|name| ((*name).to_owned(), any.clone())).collect(),
+            ..Default::default()
+        };
+        let applied = DiffClient::new(self.channel.clone()).apply(self.held(apply)).await;
+        applied.unwrap().into_inner().applied.expect("a descriptor")
     }
 
     async fn diff(
@@ -231,6 +245,57 @@ async fn layers_are_made(kind: DaemonKind) {
     let other = world.diff("text/plain", &before, &after).await;
     fails("no layer", other, Unimplemented, "text/plain");
     world.daemon.assert_clean();
+}
+
+/// A program that passes the layer on and leaves what it was given beside, in `file`.
+fn teller(dir: &Path, id: &str, media_type: &str) -> (String, std::path::PathBuf) {
+    let (program, file) = (dir.join(format!("{id}.sh")), dir.join(format!("{id}.out")));
+    let text = format!(
+        "#!/bin/sh\n(echo $STREAM_PROCESSOR_MEDIATYPE; [ -e /dev/fd/3 ] && cat <&3) >{}\n\
+         exec cat\n",
+        file.display()
+    );
+    std::fs::write(&program, text).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    let config = format!(
+        "[stream_processors.\"{id}\"]\n  accepts = [\"{media_type}\"]\n  \
+         returns = \"{}\"\n  path = \"{}\"\n",
+        media_types::OCI_LAYER,
+        program.display()
+    );
+    (config, file)
+}
+
+async fn payloads_reach_stream_processors(kind: DaemonKind) {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, told_file) = teller(dir.path(), "told", "x/told");
+    let (other, other_file) = teller(dir.path(), "other", "x/other");
+    let world = World::start_with(kind, &(told + &other)).await;
+    world.lease().await;
+    let tar = Layer::new().file("new", 0o644, "n").tar();
+    for (media_type, name) in [("x/told", "by-told"), ("x/other", "by-other")] {
+        let layer = world.store(media_type, tar.clone()).await;
+        let onto = self::dir(&world, name, &[]);
+        let applied = world.apply_told(layer, &onto, &["told", "nobody"]).await;
+        assert_eq!(applied.digest, Digest::of(&tar).to_string());
+        assert_eq!(files(&onto), owned(&[("new", "n")]));
+    }
+    // The type of the layer, then protobuf's Any: field 1 is the type, field 2 the value.
+    let told = std::fs::read(told_file).unwrap();
+    assert_eq!(told, b"x/told\n\x0a\x05a.Key\x12\x06secret");
+    assert_eq!(std::fs::read(other_file).unwrap(), b"x/other\n");
+    world.daemon.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_payloads_reach_stream_processors_on_gantryd() {
+    payloads_reach_stream_processors(DaemonKind::Gantryd).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_payloads_reach_stream_processors_on_containerd() {
+    payloads_reach_stream_processors(DaemonKind::Containerd).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

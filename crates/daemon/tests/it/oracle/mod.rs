@@ -30,10 +30,16 @@ struct World {
 
 impl World {
     async fn start(kind: DaemonKind) -> Self {
+        Self::start_with(kind, "").await
+    }
+
+    /// One whose daemon has more in its configuration.
+    async fn start_with(kind: DaemonKind, config: &str) -> Self {
         let daemon = match kind {
-            DaemonKind::Gantryd => Daemon::gantryd().start(),
-            DaemonKind::Containerd => Daemon::containerd().start(),
+            DaemonKind::Gantryd => Daemon::gantryd(),
+            DaemonKind::Containerd => Daemon::containerd(),
         };
+        let daemon = daemon.config(config).start();
         let root = daemon.dir().join("busybox");
         for dir in ["bin", "proc", "dev", "tmp"] {
             std::fs::create_dir_all(root.join(dir)).unwrap();
