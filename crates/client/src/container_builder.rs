@@ -38,6 +38,7 @@ pub struct ContainerBuilder {
     /// Whether the runtime is the caller's choice.
     runtime_given: bool,
     new_rootfs: Option<NewRootfs>,
+    snapshot_labels: Labels,
     spec_options: Vec<SpecOption>,
 }
 
@@ -73,6 +74,7 @@ impl Client {
             without_changes: false,
             runtime_given: false,
             new_rootfs: None,
+            snapshot_labels: Labels::new(),
             spec_options: Vec::new(),
         }
     }
@@ -145,6 +147,13 @@ impl ContainerBuilder {
     #[must_use]
     pub fn snapshotter(mut self, name: impl Into<String>) -> Self {
         self.record.snapshotter = name.into();
+        self
+    }
+
+    /// Labels of a new root filesystem, such as [`crate::VOLATILE_LABEL`].
+    #[must_use]
+    pub fn snapshot_labels(mut self, labels: Labels) -> Self {
+        self.snapshot_labels.extend(labels);
         self
     }
 
@@ -374,7 +383,10 @@ impl ContainerBuilder {
     }
 
     async fn make_rootfs(&self, new: &NewRootfs, image: &ResolvedImage) -> Result<Vec<Mount>> {
-        let options = UnpackOptions { snapshotter: self.snapshotter_name().to_owned() };
+        let options = UnpackOptions {
+            snapshotter: self.snapshotter_name().to_owned(),
+            ..UnpackOptions::default()
+        };
         if !self.client.is_unpacked(image, &options.snapshotter).await? {
             self.client.unpack(image, &options).await?;
         }
@@ -384,9 +396,9 @@ impl ContainerBuilder {
             parent = self.make_remapped(&parent, uids, gids).await?;
         }
         if new.read_only {
-            snapshots.view(&new.key, &parent, Labels::new()).await
+            snapshots.view(&new.key, &parent, self.snapshot_labels.clone()).await
         } else {
-            snapshots.prepare(&new.key, &parent, Labels::new()).await
+            snapshots.prepare(&new.key, &parent, self.snapshot_labels.clone()).await
         }
     }
 

@@ -13,6 +13,11 @@ use crate::cancel::make_or_undo;
 use crate::client::{Client, service};
 use crate::convert::{Mount, label_map, label_mask, labels, required, status, time};
 
+/// Label, to be `true`, of an overlayfs snapshot of gantryd: what is written to it is of no use once
+/// the machine has gone down, so nobody waits for the disk when it is unmounted. Elsewhere it says
+/// nothing.
+pub const VOLATILE_LABEL: &str = "containerd.io/snapshot/overlay.volatile";
+
 /// The snapshots service for one snapshotter: layered filesystems by key.
 #[derive(Clone, Debug)]
 pub struct Snapshots {

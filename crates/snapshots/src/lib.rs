@@ -20,6 +20,7 @@ mod quota;
 mod snapshotter;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
+mod volatile;
 
 pub use blockfile::{Blockfile, BlockfileConfig};
 pub use btrfs::{Btrfs, BtrfsConfig};
@@ -44,6 +45,9 @@ pub mod label {
     /// Most bytes that what is written to the snapshot may take, as a decimal number; overlayfs
     /// alone, on filesystems with project quotas. It is taken when the snapshot is prepared.
     pub const QUOTA_SIZE: &str = "containerd.io/snapshot/overlay.quota.size";
+    /// `true`: nobody needs what is written to the snapshot once the machine has gone down, so
+    /// nobody waits for the disk when it is unmounted either; overlayfs alone. Ours.
+    pub const VOLATILE: &str = "containerd.io/snapshot/overlay.volatile";
     /// Path of the upper directory, shown by `Stat` and `Walk` when the snapshotter is configured
     /// so.
     pub const UPPER_DIR: &str = "containerd.io/snapshot/overlay.upperdir";

@@ -16,7 +16,7 @@ use gantry_store::Store;
 
 use crate::engine::{Dirs, Engine, Layout, Snapshot, has_dir, make_private};
 use crate::ids::{self, IdMaps};
-use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, quota};
+use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, quota, volatile};
 
 /// Settings of [`Overlayfs`].
 #[derive(Clone, Debug, Default)]
@@ -69,6 +69,8 @@ struct Overlay {
     upperdir_label: bool,
     slow_chown: bool,
     id_maps: IdMaps,
+    /// Whether the kernel can do it for single snapshots.
+    takes_volatile: bool,
 }
 
 /// Options of every overlay mount: those configured, and what our layers need.
@@ -89,12 +91,31 @@ impl Overlay {
             upperdir_label: config.upperdir_label,
             slow_chown: config.slow_chown,
             id_maps: IdMaps::detect(root),
+            takes_volatile: volatile::is_supported(),
         }
+    }
+}
+
+impl Overlay {
+    /// Whether a snapshot is mounted without a sync at its end: one that is an overlay, with
+    /// something of its own to write to.
+    fn is_volatile(&self, snapshot: &Snapshot) -> bool {
+        let writable = snapshot.info.kind == Kind::Active && !snapshot.parents.is_empty();
+        let asked = self.takes_volatile && volatile::is_asked(&snapshot.info.labels);
+        writable && (asked || self.options.iter().any(|o| o == volatile::OPTION))
     }
 }
 
 impl Layout for Overlay {
     const REBASES: bool = true;
+
+    fn seal(&self, dir: &Path) -> Result<()> {
+        volatile::check(dir, &self.tree(dir))
+    }
+
+    fn settle(&self, dir: &Path, _: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+        volatile::forget(dir)
+    }
 
     fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
         let what = || dir.display().to_string();
@@ -114,6 +135,10 @@ impl Layout for Overlay {
         dir.join("fs")
     }
 
+    fn mounts_block(&self, snapshot: &Snapshot) -> bool {
+        self.is_volatile(snapshot)
+    }
+
     fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Result<Vec<Mount>> {
         let upper = |id| self.tree(&root.at(id)).display().to_string();
         let id_options = self.id_maps.options(&snapshot.info.labels);
@@ -129,6 +154,13 @@ impl Layout for Overlay {
             _ => {}
         }
         let mut options = self.options.clone();
+        if self.is_volatile(snapshot) {
+            let dir = root.at(snapshot.id);
+            volatile::ready(&dir, &self.tree(&dir))?;
+            if !options.iter().any(|o| o == volatile::OPTION) {
+                options.push(volatile::OPTION.to_owned());
+            }
+        }
         options.extend(id_options);
         if active {
             options.push(format!("workdir={}", root.at(snapshot.id).join("work").display()));

@@ -1,8 +1,8 @@
 //! `run` in its forms: foreground, detached, on a terminal, with streams and signals.
 
-use gantry_testkit::eventually;
+use gantry_testkit::{Daemon, eventually};
 
-use crate::rig::{Rig, rows};
+use crate::rig::{Client, Rig, rows};
 
 scenarios!(
     exit_code_and_output,
@@ -129,4 +129,21 @@ fn host_network_and_mounts(rig: &mut Rig) {
     assert_eq!(std::fs::read_to_string(dir.join("file")).unwrap(), "from inside\n");
     let host = std::fs::read_link("/proc/self/ns/net").unwrap();
     assert_eq!(out.trim(), host.to_string_lossy());
+}
+
+/// What ends with its container is not waited for: its root is mounted volatile by our client,
+/// unless told otherwise.
+#[test]
+fn root_a_container_that_is_removed_syncs_nothing() {
+    let mut rig = Rig::with(Daemon::gantryd().start(), Client::Gantry);
+    let image = rig.busybox();
+    let script = "grep ' / / ' /proc/self/mountinfo";
+    let root = |args: &[&str]| {
+        let args = [&["run", "--rm"], args, &[&image, "c1", "sh", "-c", script]].concat();
+        rig.client.ok(args)
+    };
+    assert!(root(&[]).contains("volatile"));
+    let told = "containerd.io/snapshot/overlay.volatile=false";
+    assert!(!root(&["--snapshotter-label", told]).contains("volatile"));
+    rig.daemon.assert_clean();
 }

@@ -28,6 +28,9 @@ pub(crate) struct ContainerFlags {
     /// Labels of the container's snapshot, key=value
     #[arg(long = "snapshotter-label", value_name = "LABEL")]
     snapshot_labels: Vec<String>,
+    /// The container is removed when it has ended, and what it wrote with it.
+    #[arg(skip)]
+    pub(crate) thrown_away: bool,
     /// Spec from this file; the only argument is then the container's id
     #[arg(long, short = 'c', value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -245,7 +248,10 @@ impl ContainerFlags {
     async fn unpacked(&self, client: &Client) -> Result<ResolvedImage> {
         let image = client.resolve_image(&self.image, self.platform.as_ref()).await?;
         if !client.is_unpacked(&image, &self.snapshotter.name).await? {
-            let options = UnpackOptions { snapshotter: self.snapshotter.name.clone() };
+            let options = UnpackOptions {
+                snapshotter: self.snapshotter.name.clone(),
+                ..UnpackOptions::default()
+            };
             client.unpack(&image, &options).await?;
         }
         Ok(image)
@@ -254,6 +260,10 @@ impl ContainerFlags {
     /// Labels of the snapshot; with id mappings, those by which the snapshotter shifts ids.
     fn snapshot_labels(&self) -> Result<Labels> {
         let mut all = labels::parse_strict("snapshotter label", &self.snapshot_labels)?;
+        if self.thrown_away {
+            // Nobody waits for the disk for what is removed next.
+            all.entry(gantry_client::VOLATILE_LABEL.to_owned()).or_insert("true".to_owned());
+        }
         for (name, maps) in [("uid", &self.uidmap), ("gid", &self.gidmap)] {
             if !maps.is_empty() {
                 let text: Vec<_> = maps

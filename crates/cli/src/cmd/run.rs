@@ -49,7 +49,8 @@ enum Io {
 }
 
 impl Flags {
-    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+    pub(crate) async fn execute(mut self, session: &Session) -> Result<u8> {
+        self.container.thrown_away = self.rm;
         if self.rm {
             // Asked for before anything is made, so that a bad command line leaves nothing.
             self.io.check(self.container.tty)?;

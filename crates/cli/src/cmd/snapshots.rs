@@ -279,7 +279,8 @@ async fn unpack(session: &Session, snapshotter: &str, digest: &Digest) -> Result
     };
     let target = gantry_core::Descriptor::new(media_type, digest.clone(), size);
     let image = client.resolve_target(digest.as_str(), &target, &Matcher::host()).await?;
-    client.unpack(&image, &UnpackOptions { snapshotter: snapshotter.to_owned() }).await?;
+    let options = UnpackOptions { snapshotter: snapshotter.to_owned(), ..Default::default() };
+    client.unpack(&image, &options).await?;
     output::line(image.chain_id().to_string());
     Ok(())
 }

@@ -87,7 +87,9 @@ impl Layout for Subvolumes {
     const REBASES: bool = false;
 
     /// The number of a subvolume is asked of the filesystem.
-    const MOUNTS_BLOCK: bool = true;
+    fn mounts_block(&self, _: &Snapshot) -> bool {
+        true
+    }
 
     const REMOVE: fn(&Path) -> io::Result<()> = remove;
 

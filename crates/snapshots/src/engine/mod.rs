@@ -110,9 +110,12 @@ pub(crate) trait Layout: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether [`Layout::mounts`] asks or changes the system, so that it must not be called where
-    /// others wait.
-    const MOUNTS_BLOCK: bool = false;
+    /// Whether [`Layout::mounts`] asks or changes the system for this snapshot, so that it must not
+    /// be called where others wait.
+    fn mounts_block(&self, snapshot: &Snapshot) -> bool {
+        let _ = snapshot;
+        false
+    }
 
     /// The mounts of an active snapshot or a view.
     fn mounts(&self, root: &Dirs, snapshot: &Snapshot) -> Result<Vec<Mount>>;
@@ -270,7 +273,7 @@ impl<L: Layout> Engine<L> {
     }
 
     async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
-        if L::MOUNTS_BLOCK {
+        if self.0.layout.mounts_block(&snapshot) {
             return self.blocking(move |s| s.layout.mounts(&s.dirs, &snapshot)).await;
         }
         self.0.layout.mounts(&self.0.dirs, &snapshot)

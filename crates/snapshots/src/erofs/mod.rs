@@ -125,7 +125,9 @@ impl Layout for Layers {
     const REBASES: bool = true;
 
     /// Layers are mounted where they are not yet.
-    const MOUNTS_BLOCK: bool = true;
+    fn mounts_block(&self, _: &Snapshot) -> bool {
+        true
+    }
 
     fn fill(&self, dir: &Path, parent: Option<&Path>, labels: &Labels) -> Result<()> {
         let root = match parent {

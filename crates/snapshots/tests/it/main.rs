@@ -11,6 +11,7 @@ mod power;
 mod quota;
 mod suite;
 mod upkeep;
+mod volatile;
 
 use std::path::Path;
 use std::sync::Arc;

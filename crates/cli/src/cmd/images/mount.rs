@@ -21,7 +21,7 @@ pub(super) struct How {
 pub(super) async fn run(client: &Client, how: How, image: &str, target: &Path) -> Result<()> {
     let How { snapshotter, rw, platform, expiration } = how;
     let resolved = client.resolve_image(image, platform.as_ref()).await?;
-    let unpack = UnpackOptions { snapshotter: snapshotter.clone() };
+    let unpack = UnpackOptions { snapshotter: snapshotter.clone(), ..UnpackOptions::default() };
     client.unpack(&resolved, &unpack).await?;
     let key = target.display().to_string();
     // The mount holds nothing by itself: the lease does, until it is unmounted or expires.
