@@ -180,13 +180,13 @@ pub struct Erofs {
     pub root_path: PathBuf,
     /// Further overlay mount options.
     pub ovl_mount_options: Vec<String>,
-    /// Protect layers by fs-verity. Not built: the snapshotter is not loaded with it.
+    /// Have the kernel check layers as they are read, by fs-verity.
     pub enable_fsverity: bool,
     /// Make the images of layers immutable.
     pub set_immutable: bool,
-    /// Size of a filesystem for what containers write. Not built, as above.
+    /// What a container may write, such as `10G`: each gets a filesystem of that size.
     pub default_size: String,
-    /// Protect layers by dm-verity: `off` alone is built.
+    /// Protect layers by dm-verity: `off` alone is built, the snapshotter is not loaded with another.
     pub dmverity_mode: String,
 }
 

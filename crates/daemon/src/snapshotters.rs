@@ -107,22 +107,43 @@ fn overlayfs(section: &config::Overlayfs) -> OverlayfsConfig {
 
 /// # Errors
 /// Unimplemented for what containerd's has and ours has not: without it layers would be less
-/// protected than was asked for.
+/// protected than was asked for. InvalidArgument for a size that is none.
 fn erofs(section: &config::Erofs) -> Result<ErofsConfig> {
     let off = ["", "off"].contains(&section.dmverity_mode.as_str());
-    let refused = [
-        (section.enable_fsverity, "enable_fsverity"),
-        (!["", "0"].contains(&section.default_size.as_str()), "default_size"),
-        (!off, "dmverity_mode"),
-    ];
-    if let Some((_, key)) = refused.into_iter().find(|(asked, _)| *asked) {
-        return Err(Error::unimplemented(format!("{key} of the erofs snapshotter is not built")));
+    if !off {
+        let text = "dmverity_mode of the erofs snapshotter is not built";
+        return Err(Error::unimplemented(text));
     }
+    let size = &section.default_size;
+    let writable_bytes = parse_size(size).ok_or_else(|| {
+        Error::invalid_argument(format!("default_size of the erofs snapshotter: {size:?}"))
+    })?;
     Ok(ErofsConfig {
         overlay_options: section.ovl_mount_options.clone(),
         set_immutable: section.set_immutable,
+        verity: section.enable_fsverity,
+        writable_bytes,
         ..ErofsConfig::default()
     })
+}
+
+/// A size as people write it, `512M` or `10 GiB`; units are powers of 1024. Empty is 0.
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(0);
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 fn blockfile(section: &config::Blockfile) -> BlockfileConfig {
@@ -154,4 +175,26 @@ fn root_of(config: &Config, name: &str) -> PathBuf {
 
 fn prepare(root: &Path) -> Result<()> {
     std::fs::create_dir_all(root).context(|| root.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, size) in [
+            ("", 0),
+            ("0", 0),
+            ("1024", 1024),
+            ("64M", 64 << 20),
+            ("2 GiB", 2 << 30),
+            ("1kb", 1024),
+        ] {
+            assert_eq!(parse_size(text), Some(size), "{text:?}");
+        }
+        for bad in ["x", "-1", "1.5G", "1 parsec", "99999999999T"] {
+            assert_eq!(parse_size(bad), None, "{bad:?}");
+        }
+    }
 }

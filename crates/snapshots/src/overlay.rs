@@ -110,7 +110,7 @@ impl Layout for Overlay {
     const REBASES: bool = true;
 
     fn seal(&self, dir: &Path) -> Result<()> {
-        volatile::check(dir, &self.tree(dir))
+        volatile::check(dir, &self.tree(dir), &dir.join("work"))
     }
 
     fn settle(&self, dir: &Path, _: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
@@ -156,7 +156,7 @@ impl Layout for Overlay {
         let mut options = self.options.clone();
         if self.is_volatile(snapshot) {
             let dir = root.at(snapshot.id);
-            volatile::ready(&dir, &self.tree(&dir))?;
+            volatile::ready(&dir, &self.tree(&dir), &dir.join("work"))?;
             if !options.iter().any(|o| o == volatile::OPTION) {
                 options.push(volatile::OPTION.to_owned());
             }

@@ -46,12 +46,12 @@ pub(crate) fn is_asked(labels: &Labels) -> bool {
     labels.get(label::VOLATILE).is_some_and(|value| value == "true")
 }
 
-/// Makes the snapshot in `dir`, with this upper directory, ready to be mounted.
+/// Makes the snapshot in `dir`, with these upper and work directories, ready to be mounted.
 ///
 /// # Errors
 /// FailedPrecondition when the machine went down since it was used; the I/O error.
-pub(crate) fn ready(dir: &Path, upper: &Path) -> Result<()> {
-    check(dir, upper)?;
+pub(crate) fn ready(dir: &Path, upper: &Path, work: &Path) -> Result<()> {
+    check(dir, upper, work)?;
     let what = || dir.display().to_string();
     let (note, boot) = (note(dir), boot_id()?);
     if fs::read_link(&note).is_ok_and(|noted| noted != boot) {
@@ -61,7 +61,7 @@ pub(crate) fn ready(dir: &Path, upper: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context(what),
         _ => {}
     }
-    match fs::remove_dir_all(mark(dir)) {
+    match fs::remove_dir_all(mark(work)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(what),
         _ => Ok(()),
     }
@@ -71,7 +71,7 @@ pub(crate) fn ready(dir: &Path, upper: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`ready`].
-pub(crate) fn check(dir: &Path, upper: &Path) -> Result<()> {
+pub(crate) fn check(dir: &Path, upper: &Path, work: &Path) -> Result<()> {
     let what = || dir.display().to_string();
     match fs::read_link(note(dir)) {
         Ok(noted) if noted == boot_id()? => return Ok(()),
@@ -80,7 +80,7 @@ pub(crate) fn check(dir: &Path, upper: &Path) -> Result<()> {
         Err(e) => return Err(e).context(what),
     }
     let untouched = fs::read_dir(upper).context(what)?.next().is_none();
-    if untouched && !mark(dir).exists() {
+    if untouched && !mark(work).exists() {
         return Ok(());
     }
     Err(Error::failed_precondition(format!(
@@ -108,9 +108,9 @@ fn note(dir: &Path) -> PathBuf {
     dir.join("volatile")
 }
 
-/// What the kernel leaves in the work directory.
-fn mark(dir: &Path) -> PathBuf {
-    dir.join("work/work/incompat/volatile")
+/// What the kernel leaves in a work directory.
+fn mark(work: &Path) -> PathBuf {
+    work.join("work/incompat/volatile")
 }
 
 fn boot_id() -> Result<PathBuf> {

@@ -17,3 +17,4 @@ pub mod seccomp;
 pub mod thread;
 pub mod tree;
 pub mod userns;
+pub mod verity;

@@ -70,6 +70,16 @@ pub fn backing(device: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
 }
 
+/// The loop device that has the file `backing`, by its path, if one has.
+pub fn attached(backing: &Path) -> Option<PathBuf> {
+    let devices = std::fs::read_dir("/sys/block").ok()?.flatten();
+    let mut loops = devices.filter(|d| d.file_name().as_encoded_bytes().starts_with(b"loop"));
+    loops.find_map(|found| {
+        let device = Path::new("/dev").join(found.file_name());
+        (self::backing(&device)? == backing).then_some(device)
+    })
+}
+
 /// Attaches `backing` to a free loop device.
 ///
 /// # Errors

@@ -135,6 +135,12 @@ fn root_erofs() {
 }
 
 #[test]
+fn root_erofs_with_bounded_containers() {
+    let config = section("erofs", "default_size = \"64M\"");
+    works_on(Daemon::gantryd().config(&config).start(), "erofs");
+}
+
+#[test]
 fn root_blockfile() {
     let dir = tempfile::tempdir().unwrap();
     let file = format!("scratch_file = \"{}\"", scratch(dir.path()).display());

@@ -260,7 +260,16 @@ impl<L: Layout> Engine<L> {
                 engine.blocking(move |s| s.make_dir(id, parent_id, &labels)).await?;
             }
             match engine.0.records.create(id, new).await {
-                Ok(snapshot) => engine.mounts_of(snapshot).await,
+                Ok(snapshot) => {
+                    let key = snapshot.info.name.clone();
+                    let mounts = engine.mounts_of(snapshot).await;
+                    if mounts.is_err() {
+                        // Nobody has heard of it.
+                        let id = engine.0.records.remove(key).await?;
+                        engine.blocking(move |s| s.discarded(id)).await?;
+                    }
+                    mounts
+                }
                 Err(e) => {
                     if has_dir {
                         engine.blocking(move |s| s.discarded(id)).await?;

@@ -94,6 +94,24 @@ impl Maker {
     }
 }
 
+/// Checks that the filesystem at `root` has fs-verity.
+///
+/// # Errors
+/// Unimplemented where it has not; the I/O error.
+pub(super) fn check_verity(root: &Path) -> Result<()> {
+    let what = || root.display().to_string();
+    let probe = root.join(".verity-probe");
+    File::create(&probe).context(what)?;
+    let enabled = gantry_sys::verity::enable(&probe);
+    fs::remove_file(&probe).context(what)?;
+    enabled.map_err(|err| {
+        Error::unimplemented(format!(
+            "enable_fsverity: the filesystem of {} has no fs-verity: {err}",
+            root.display()
+        ))
+    })
+}
+
 /// Makes a file immutable or not; where the filesystem cannot, it stays as it is.
 pub(super) fn set_immutable(path: &Path, immutable: bool) {
     let Ok(file) = File::open(path) else { return };

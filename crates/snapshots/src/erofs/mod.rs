@@ -7,6 +7,7 @@
 //! fs/ work/            of an active snapshot: the overlay's upper layer
 //! layer/layer.erofs    of a committed one: what was in fs, made by mkfs.erofs
 //! mnt/                 where layer.erofs is mounted, once something is put on it
+//! rwlayer.img rw/      of an active snapshot of bounded size, instead of fs and work
 //! ```
 //! The snapshotter mounts the images itself, because an overlay needs directories: when mounts are
 //! asked for, where they are not mounted yet. They stay until the snapshot is removed or the
@@ -15,6 +16,7 @@
 //! The kernel mounts the file as it is where it can (Linux 6.12), else through a loop device.
 
 mod image;
+mod writable;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -26,10 +28,11 @@ use gantry_core::Labels;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::{Mount, UnmountFlags, is_mount_point, mount, unmount_all};
 use gantry_store::Store;
+use gantry_sys::verity;
 
 use crate::engine::{Dirs, Engine, Layout, Snapshot, make_private};
 use crate::ids::{self, IdMaps};
-use crate::{CommitOptions, Info, Kind, Snapshotter, Usage};
+use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, volatile};
 
 /// Settings of [`Erofs`].
 #[derive(Clone, Debug, Default)]
@@ -38,6 +41,12 @@ pub struct ErofsConfig {
     pub overlay_options: Vec<String>,
     /// Make the image of a committed layer immutable (`chattr +i`) where the filesystem can.
     pub set_immutable: bool,
+    /// Have the kernel check the images of layers as they are read (fs-verity); images that it
+    /// does not check are not mounted.
+    pub verity: bool,
+    /// What may be written to a snapshot, in bytes, by a filesystem of its own for each but those
+    /// that layers are unpacked to; 0 is no bound.
+    pub writable_bytes: u64,
     /// Free space in `remove` itself instead of in `cleanup`.
     pub sync_remove: bool,
 }
@@ -54,8 +63,9 @@ impl Erofs {
     /// mends what a crash left. Blocks.
     ///
     /// # Errors
-    /// FailedPrecondition where the kernel has no erofs or there is no `mkfs.erofs`; the I/O error
-    /// with its path; that of the store.
+    /// FailedPrecondition where the kernel has no erofs or there is no `mkfs.erofs`; Unimplemented
+    /// where the filesystem has no fs-verity that is asked for; InvalidArgument for a bound that is
+    /// too small; the I/O error with its path; that of the store.
     pub fn open(
         root: impl AsRef<Path>,
         config: ErofsConfig,
@@ -65,10 +75,23 @@ impl Erofs {
         image::check_kernel()?;
         let maker = image::Maker::find()?;
         make_private(root)?;
+        if config.verity {
+            image::check_verity(root)?;
+        }
+        if (1..writable::SIZE_MIN).contains(&config.writable_bytes) {
+            return Err(Error::invalid_argument(format!(
+                "writable layers of {} bytes: they take {} at least",
+                config.writable_bytes,
+                writable::SIZE_MIN
+            )));
+        }
         let layout = Layers {
             maker,
             options: crate::overlay::base_options(&config.overlay_options),
             set_immutable: config.set_immutable,
+            verity: config.verity,
+            writable_bytes: config.writable_bytes,
+            takes_volatile: volatile::is_supported(),
             id_maps: IdMaps::detect(root),
             mounting: Mutex::default(),
         };
@@ -85,13 +108,22 @@ struct Layers {
     maker: image::Maker,
     options: Vec<String>,
     set_immutable: bool,
+    verity: bool,
+    writable_bytes: u64,
+    /// Whether the kernel can mount single snapshots so.
+    takes_volatile: bool,
     id_maps: IdMaps,
     /// Held while a layer is mounted, so that it is mounted once.
     mounting: Mutex<()>,
 }
 
+/// Where the upper layer of the snapshot in `dir` and its work directory are.
+fn writable_dir(dir: &Path) -> PathBuf {
+    if writable::is_there(dir) { writable::place(dir) } else { dir.to_owned() }
+}
+
 fn upper(dir: &Path) -> PathBuf {
-    dir.join("fs")
+    writable_dir(dir).join("fs")
 }
 
 fn mount_point(dir: &Path) -> PathBuf {
@@ -107,6 +139,34 @@ fn image(dir: &Path) -> PathBuf {
 }
 
 impl Layers {
+    /// Refuses an image that the kernel does not check, where it has to.
+    fn check(&self, image: &Path) -> Result<()> {
+        let what = || image.display().to_string();
+        if self.verity && !verity::is_enabled(image).context(what)? {
+            return Err(Error::failed_precondition(format!(
+                "layer {}: fs-verity is not enabled on it; it was made before enable_fsverity was \
+                 set, or replaced: remove its image and pull it again",
+                image.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Has what is written to the snapshot in `dir` at hand.
+    fn open_writable(&self, dir: &Path) -> Result<()> {
+        if writable::is_there(dir) {
+            let _mounting = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
+            writable::mounted(dir)?;
+        }
+        Ok(())
+    }
+
+    /// As of the overlayfs snapshotter.
+    fn is_volatile(&self, labels: &Labels) -> bool {
+        let asked = self.takes_volatile && volatile::is_asked(labels);
+        asked || self.options.iter().any(|o| o == volatile::OPTION)
+    }
+
     /// Where the image of the committed snapshot in `dir` is mounted.
     fn mounted(&self, dir: &Path) -> Result<PathBuf> {
         let place = mount_point(dir);
@@ -114,6 +174,7 @@ impl Layers {
         let _mounting = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(&place).context(what)?;
         if !is_mount_point(&place)? {
+            self.check(&image(dir))?;
             let source = image(dir).display().to_string();
             mount(&Mount::new("erofs", source, ["ro", "loop"]), &place)?;
         }
@@ -138,12 +199,27 @@ impl Layout for Layers {
             }
             None => ids::Root::default(),
         };
-        fs::create_dir(dir.join("work")).context(|| dir.display().to_string())?;
-        ids::make_root(&upper(dir), root, labels)
+        let fill = |place: &Path| {
+            fs::create_dir(place.join("work")).context(|| place.display().to_string())?;
+            ids::make_root(&place.join("fs"), root, labels)
+        };
+        // A layer that is unpacked takes what it takes.
+        if self.writable_bytes == 0 || labels.contains_key(label::TARGET_REF) {
+            return fill(dir);
+        }
+        let _mounting = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
+        writable::make(dir, self.writable_bytes, fill)
     }
 
     fn tree(&self, dir: &Path) -> PathBuf {
-        upper(dir)
+        match self.open_writable(dir) {
+            Ok(()) => upper(dir),
+            // It is there all the same, if not to be read now: nobody may take it for unfinished.
+            Err(err) => {
+                tracing::error!(path = %dir.display(), %err, "a writable layer cannot be mounted");
+                writable::image(dir)
+            }
+        }
     }
 
     fn kept(&self, dir: &Path) -> PathBuf {
@@ -151,6 +227,8 @@ impl Layout for Layers {
     }
 
     fn seal(&self, dir: &Path) -> Result<()> {
+        self.open_writable(dir)?;
+        volatile::check(dir, &upper(dir), &writable_dir(dir).join("work"))?;
         let (layer, image) = (layer(dir), image(dir));
         match fs::create_dir(&layer) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -158,6 +236,9 @@ impl Layout for Layers {
         }
         let new = dir.join("layer.new");
         self.maker.make(&upper(dir), &new)?;
+        if self.verity {
+            verity::enable(&new).context(|| format!("fs-verity of {}", new.display()))?;
+        }
         fs::rename(&new, &image).context(|| image.display().to_string())
     }
 
@@ -165,7 +246,9 @@ impl Layout for Layers {
         if self.set_immutable {
             image::set_immutable(&image(dir), true);
         }
-        for done in [upper(dir), dir.join("work")] {
+        writable::remove(dir)?;
+        volatile::forget(dir)?;
+        for done in ["fs", "work"].map(|name| dir.join(name)) {
             if done.symlink_metadata().is_ok() {
                 drop(&done)?;
             }
@@ -182,6 +265,7 @@ impl Layout for Layers {
         };
         let active = snapshot.info.kind == Kind::Active;
         let own = root.at(snapshot.id);
+        self.open_writable(&own)?;
         let below = snapshot.parents.iter().map(|id| self.mounted(&root.at(*id)));
         let below = below.collect::<Result<Vec<_>>>()?;
         match (active, &below[..]) {
@@ -191,9 +275,15 @@ impl Layout for Layers {
             _ => {}
         }
         let mut options = self.options.clone();
+        if active && self.is_volatile(&snapshot.info.labels) {
+            volatile::ready(&own, &upper(&own), &writable_dir(&own).join("work"))?;
+            if !options.iter().any(|o| o == volatile::OPTION) {
+                options.push(volatile::OPTION.to_owned());
+            }
+        }
         options.extend(id_options.iter().cloned());
         if active {
-            options.push(format!("workdir={}", own.join("work").display()));
+            options.push(format!("workdir={}", writable_dir(&own).join("work").display()));
             options.push(format!("upperdir={}", upper(&own).display()));
         }
         let lower: Vec<String> = below.iter().map(|p| p.display().to_string()).collect();
@@ -204,6 +294,7 @@ impl Layout for Layers {
     fn describe(&self, _root: &Dirs, _snapshot: &Snapshot, _info: &mut Info) {}
 
     fn release(&self, dir: &Path) -> Result<()> {
+        writable::unmount(dir)?;
         let place = mount_point(dir);
         if place.symlink_metadata().is_ok() {
             unmount_all(&place, UnmountFlags::DETACH)?;
@@ -222,6 +313,7 @@ impl Layout for Layers {
                 let gone = unmount_all(&place, UnmountFlags::DETACH);
                 first_error = first_error.and(gone);
             }
+            first_error = first_error.and(writable::unmount(&dir));
         }
         first_error.map_err(|e: Error| e.context("unmount a layer"))
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod crash;
+mod erofs;
 mod filesystem;
 mod model;
 mod others;

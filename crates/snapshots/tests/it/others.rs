@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::filesystem::{Filesystem, scratch};
 use crate::suite::leaves_nothing_at;
 
-fn store() -> Arc<dyn Store> {
+pub(crate) fn store() -> Arc<dyn Store> {
     Arc::new(MemStore::new())
 }
 
@@ -44,21 +44,31 @@ fn open_blockfile(on: &Path, store: Arc<dyn Store>) -> Blockfile {
 }
 
 /// Works on what the mounts show.
-fn within<T>(mounts: &[gantry_mount::Mount], at: &TempDir, work: impl FnOnce(&Path) -> T) -> T {
+pub(crate) fn within<T>(
+    mounts: &[gantry_mount::Mount],
+    at: &TempDir,
+    work: impl FnOnce(&Path) -> T,
+) -> T {
     mount_all(mounts, at.path()).unwrap();
     let done = work(at.path());
     unmount_all(at.path(), UnmountFlags::default()).unwrap();
     done
 }
 
-async fn commit(sn: &dyn Snapshotter, name: &str, parent: Option<&str>, at: &TempDir, file: &str) {
+pub(crate) async fn commit(
+    sn: &dyn Snapshotter,
+    name: &str,
+    parent: Option<&str>,
+    at: &TempDir,
+    file: &str,
+) {
     let key = format!("{name} key");
     let mounts = sn.prepare(&key, parent, Labels::new()).await.unwrap();
     within(&mounts, at, |root| fs::write(root.join(file), file).unwrap());
     sn.commit(name, &key, CommitOptions::default()).await.unwrap();
 }
 
-fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let all = mountinfo().unwrap().into_iter().map(|m| m.mount_point);
     all.filter(|p| p.starts_with(dir) && p != dir).collect()
 }
