@@ -44,7 +44,7 @@ impl Client {
         options: &PullOptions,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<Image> {
-        let pulled = if options.local || options.convert_schema1 {
+        let pulled = if options.local || options.convert_schema1 || options.metadata_only {
             Err(Error::unimplemented("asked for a pull by this program"))
         } else {
             self.transfer().pull(options.clone(), &mut *progress).await

@@ -76,6 +76,9 @@ pub struct PullOptions {
     pub all_platforms: bool,
     /// Fetches manifests and configs of every platform.
     pub all_metadata: bool,
+    /// Fetches manifests and configs of every platform, and no layer. This program does that, and
+    /// unpacks nothing.
+    pub metadata_only: bool,
     /// Snapshotter to unpack into; None fetches only.
     pub unpack: Option<String>,
     /// Blobs that this program fetches at the same time, when it pulls; 0 for the usual number.
@@ -185,6 +188,7 @@ impl PullOptions {
             platforms: Vec::new(),
             all_platforms: false,
             all_metadata: false,
+            metadata_only: false,
             unpack: Some("overlayfs".to_owned()),
             downloads: 0,
             local: false,

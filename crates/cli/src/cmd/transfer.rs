@@ -173,16 +173,21 @@ impl PullFlags {
     /// Pulls and unpacks.
     pub(crate) async fn pull(mut self, session: &Session) -> Result<u8> {
         let unpack = (!self.no_unpack).then(|| std::mem::take(&mut self.snapshotter.name));
-        self.run(session, unpack).await
+        self.run(session, unpack, false).await
     }
 
-    /// Fetches only.
-    pub(crate) async fn fetch(self, session: &Session) -> Result<u8> {
-        self.run(session, None).await
+    /// Fetches only, with `metadata_only` no layer.
+    pub(crate) async fn fetch(self, session: &Session, metadata_only: bool) -> Result<u8> {
+        self.run(session, None, metadata_only).await
     }
 
-    async fn run(self, session: &Session, unpack: Option<String>) -> Result<u8> {
-        let local = self.local || self.registry.needs_local();
+    async fn run(
+        self,
+        session: &Session,
+        unpack: Option<String>,
+        metadata_only: bool,
+    ) -> Result<u8> {
+        let local = self.local || metadata_only || self.registry.needs_local();
         let options = PullOptions {
             reference: self.reference.clone(),
             registry: self.registry.options(&self.reference)?,
@@ -190,6 +195,7 @@ impl PullFlags {
             platforms: self.platforms.clone(),
             all_platforms: self.all_platforms,
             all_metadata: self.all_metadata,
+            metadata_only,
             unpack,
             downloads: self.max_concurrent_downloads,
             local,

@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use gantry_core::image::{Document, INDEX_DEPTH_MAX, Index};
+use gantry_core::media_types::is_layer;
 use gantry_core::platforms::Matcher;
 use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Labels};
@@ -23,6 +24,7 @@ pub(super) struct Pull {
     pub(super) repository: Repository,
     matcher: Matcher,
     all_metadata: bool,
+    metadata_only: bool,
     downloads: usize,
     steps: Steps,
 }
@@ -43,6 +45,7 @@ pub(crate) async fn pull(
             repository,
             matcher: matcher(options.all_platforms, &options.platforms),
             all_metadata: options.all_metadata,
+            metadata_only: options.metadata_only,
             downloads: if options.downloads == 0 { BLOBS_AT_ONCE } else { options.downloads },
             steps,
         };
@@ -60,7 +63,7 @@ impl Pull {
         let mut record = ImageRecord::new(&options.reference, target.clone());
         record.labels.clone_from(&options.labels);
         self.client.images().create_or_update(&record).await?;
-        if let Some(snapshotter) = &options.unpack {
+        if let (Some(snapshotter), false) = (&options.unpack, self.metadata_only) {
             self.steps.tell("unpacking", &options.reference, 0, 0).await;
             let image =
                 self.client.resolve_target(&options.reference, &target, &self.matcher).await?;
@@ -81,36 +84,51 @@ impl Pull {
             }
         }
         let target = self.repository.resolve().await?.descriptor;
-        self.fetch_tree(&target, INDEX_DEPTH_MAX).await?;
+        self.fetch_tree(&target, INDEX_DEPTH_MAX, !self.metadata_only).await?;
         Ok(target)
     }
 
-    /// Fetches a manifest or index and what it leads to, children first.
+    /// Fetches a manifest or index and what it leads to, children first; layers only if asked to.
     fn fetch_tree<'a>(
         &'a self,
         target: &'a Descriptor,
         depth_left: usize,
+        layers: bool,
     ) -> BoxFuture<'a, Result<()>> {
-        self.fetch_level(target, depth_left).boxed()
+        self.fetch_level(target, depth_left, layers).boxed()
     }
 
-    async fn fetch_level(&self, target: &Descriptor, depth_left: usize) -> Result<()> {
+    async fn fetch_level(
+        &self,
+        target: &Descriptor,
+        depth_left: usize,
+        layers: bool,
+    ) -> Result<()> {
         if depth_left == 0 {
             let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", target.digest);
             return Err(Error::invalid_argument(why));
         }
         let bytes = self.repository.manifest(target).await?;
         let document = Document::parse(target, &bytes)?;
-        let children: Vec<Descriptor> = match &document {
-            Document::Index(index) => self.wanted(index)?,
-            Document::Manifest(_) => {
-                document.children().into_iter().map(|(_, child)| child.clone()).collect()
+        let (mut documents, mut blobs) = (Vec::new(), Vec::new());
+        match &document {
+            Document::Index(index) => {
+                let wanted = self.wanted(index)?;
+                for child in if self.all_metadata { &index.manifests } else { &wanted } {
+                    match child.is_document() {
+                        true => documents.push((child.clone(), layers && wanted.contains(child))),
+                        false => blobs.push(child.clone()),
+                    }
+                }
             }
-        };
-        let (documents, blobs): (Vec<_>, Vec<_>) =
-            children.into_iter().partition(Descriptor::is_document);
-        for child in &documents {
-            self.fetch_tree(child, depth_left - 1).await?;
+            Document::Manifest(_) => {
+                let children = document.children().into_iter().map(|(_, child)| child);
+                let kept = |child: &&Descriptor| layers || !is_layer(&child.media_type);
+                blobs.extend(children.filter(kept).cloned());
+            }
+        }
+        for (child, layers) in &documents {
+            self.fetch_tree(child, depth_left - 1, *layers).await?;
         }
         let fetches: Vec<_> = blobs.iter().map(|blob| self.fetch_blob(blob).boxed()).collect();
         stream::iter(fetches).buffer_unordered(self.downloads).try_collect::<()>().await?;
@@ -123,7 +141,7 @@ impl Pull {
     /// The entries of an index to fetch: the best of each platform asked for, and what is no
     /// image at all, such as the parts of a checkpoint.
     fn wanted(&self, index: &Index) -> Result<Vec<Descriptor>> {
-        if self.matcher.is_all() || self.all_metadata {
+        if self.matcher.is_all() || self.metadata_only {
             return Ok(index.manifests.clone());
         }
         let ranked = index.ranked(&self.matcher);

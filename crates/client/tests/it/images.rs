@@ -110,6 +110,39 @@ async fn platforms_story(_: &mut Daemon, client: Client) {
 }
 
 /// An image of the first kind, which no registry of today takes any more.
+/// Metadata of every platform, with the layers of one and with none.
+async fn metadata_story(_: &mut Daemon, client: Client) {
+    let stub = StubRegistry::start();
+    let here = Image::builder().layers(2).build();
+    let other = Image::builder().layers(3).platform("linux", "s390x", "").build();
+    let index = Image::index([here.clone(), other.clone()]);
+    let reference = stub.serve_image(&index, "a/b", "v1");
+    let found = async || {
+        let all = client.content().list(&[]).await.unwrap();
+        all.into_iter().map(|info| info.digest).collect::<std::collections::BTreeSet<_>>()
+    };
+    let pull = |metadata_only: bool| {
+        let options = PullOptions::new(&reference).plain_http();
+        client.pull(PullOptions { all_metadata: true, metadata_only, local: true, ..options })
+    };
+    for metadata_only in [true, false] {
+        let image = pull(metadata_only).await.unwrap();
+        let found = found().await;
+        for (of, wanted) in [(&here, !metadata_only), (&other, false)] {
+            for blob in of.descriptors() {
+                let layer = media_types::is_layer(&blob.media_type);
+                // Both begin with the same layer.
+                let ours = here.descriptors().iter().any(|d| d.digest == blob.digest);
+                let wanted = !layer || wanted || ours && !metadata_only;
+                assert_eq!(found.contains(&blob.digest), wanted, "{blob:?}");
+            }
+        }
+        assert_eq!(image.is_unpacked("overlayfs").await.unwrap_or(false), !metadata_only);
+        client.images().delete(&reference, true).await.unwrap();
+        assert!(client.content().list(&[]).await.unwrap().is_empty());
+    }
+}
+
 async fn schema1_story(_: &mut Daemon, client: Client) {
     let stub = StubRegistry::start();
     let source = Image::busybox();
@@ -203,6 +236,7 @@ async fn docker_story(_: &mut Daemon, client: Client) {
 }
 
 on_both!(platforms_story, root_platforms_on_containerd, root_platforms_on_gantryd);
+on_both!(metadata_story, root_metadata_on_containerd, root_metadata_on_gantryd);
 on_both!(schema1_story, root_schema1_on_containerd, root_schema1_on_gantryd);
 on_both!(docker_story, root_docker_archives_on_containerd, root_docker_archives_on_gantryd);
 on_both!(images_story, root_images_on_containerd, root_images_on_gantryd);

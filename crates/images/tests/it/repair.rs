@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels};
+use gantry_images::ApplyRequest;
 use gantry_metadata::{BadLayer, BlobScan, LayerScan};
 use gantry_snapshots::CommitOptions;
 
@@ -95,7 +96,10 @@ async fn root_layers_that_clients_commit_are_repaired_as_well() {
             let mounts =
                 snapshots.prepare(&fixture.ctx, "extract", parent, Labels::new()).await.unwrap();
             let differ = fixture.unpacker.differ();
-            differ.apply(&fixture.ctx, &image.layers[i], &mounts, false).await.unwrap();
+            differ
+                .apply(&fixture.ctx, &image.layers[i], &mounts, ApplyRequest::default())
+                .await
+                .unwrap();
             if with_label {
                 // The daemon was restarted in between and knows nothing of the call; the label
                 // that clients put on the blob tells.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels};
-use gantry_images::{DiffRequest, LayerSource, LayerTask};
+use gantry_images::{ApplyRequest, DiffRequest, LayerSource, LayerTask};
 use gantry_snapshots::CommitOptions;
 
 use crate::support::{Fixture, Image, layer};
@@ -182,7 +182,8 @@ async fn root_the_difference_of_mounts_is_a_layer_that_applies() {
         assert_eq!(again, described);
 
         let target = snapshots.prepare(&ctx, "target", base, Labels::new()).await.unwrap();
-        let plain = differ.apply(&ctx, &described, &target, true).await.unwrap();
+        let synced = ApplyRequest { sync: true, ..ApplyRequest::default() };
+        let plain = differ.apply(&ctx, &described, &target, synced).await.unwrap();
         assert_eq!(info.labels["containerd.io/uncompressed"], plain.digest.to_string());
         let options = CommitOptions::default();
         snapshots.commit(&ctx, "done", "target", options).await.unwrap();

@@ -5,6 +5,8 @@ mod objects;
 pub(super) mod prune;
 
 use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use gantry_client::WriterOptions;
@@ -19,7 +21,15 @@ use crate::session::Session;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List writes that are not committed
-    Active,
+    Active {
+        /// Give up after so long, such as 10s; 0 is never
+        #[arg(id = "listing", long = "timeout", short = 't', value_name = "TIME")]
+        #[arg(default_value = "0s", value_parser = crate::cli::parse_duration)]
+        timeout: Duration,
+        /// Taken and of no use: it is the daemon that knows where its content is
+        #[arg(long, hide = true)]
+        root: Option<PathBuf>,
+    },
     /// Delete blobs
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -30,7 +40,13 @@ pub(crate) enum Command {
     /// Edit a blob and store the result as a new one
     Edit(edit::Flags),
     /// Fetch all content of an image without unpacking it
-    Fetch(Box<PullFlags>),
+    Fetch {
+        /// Fetch manifests and configs of every platform, and no layers
+        #[arg(long)]
+        metadata_only: bool,
+        #[command(flatten)]
+        flags: Box<PullFlags>,
+    },
     /// Write blobs of a registry to standard output
     FetchBlob(objects::FetchBlobFlags),
     /// Write the manifest or index of a registry to standard output
@@ -78,7 +94,15 @@ impl Command {
     pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
         let content = session.client.content();
         match self {
-            Self::Active => active(session).await?,
+            Self::Active { timeout, root: _ } => {
+                let done = active(session);
+                match timeout.is_zero() {
+                    true => done.await?,
+                    false => tokio::time::timeout(timeout, done)
+                        .await
+                        .unwrap_or_else(|_| Err(Error::deadline_exceeded("listing the writes")))?,
+                }
+            }
             Self::Delete { digests } => {
                 let mut code = 0;
                 for digest in &digests {
@@ -93,7 +117,9 @@ impl Command {
                 return Ok(code);
             }
             Self::Edit(flags) => flags.execute(session).await?,
-            Self::Fetch(flags) => return flags.fetch(session).await,
+            Self::Fetch { metadata_only, flags } => {
+                return flags.fetch(session, metadata_only).await;
+            }
             Self::FetchBlob(flags) => flags.execute().await?,
             Self::FetchObject(flags) => flags.execute().await?,
             Self::Get { digest } => get(session, &digest).await?,
