@@ -1,5 +1,7 @@
 //! Images in another form: OCI's media types, other compression, fewer platforms.
 
+mod erofs;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +41,9 @@ const SUBJECT_ANNOTATION: &str = "vnd.docker.reference.digest";
 pub struct ConvertOptions {
     /// How layers are compressed; None leaves them as they are.
     pub compression: Option<Compression>,
+    /// Makes layers into erofs images, by `mkfs.erofs` and as root of this machine. They have other
+    /// diff IDs then, and the image another config; it runs on the erofs snapshotter alone.
+    pub erofs: bool,
     /// Uses OCI's media types instead of Docker's.
     pub oci: bool,
     /// Platforms to keep; empty for this machine's, see `all_platforms`.
@@ -49,7 +54,7 @@ pub struct ConvertOptions {
 
 impl Client {
     /// Makes the image `target` of the image `source`. The layers are the same trees: diff IDs and
-    /// configs stay. What is there already in the form wanted is not written again; a target of
+    /// configs stay, but for erofs. What is there already in the form wanted is not written again; a target of
     /// that name is replaced.
     ///
     /// # Errors
@@ -81,6 +86,23 @@ impl Client {
         let made = made?;
         released?;
         Ok(self.image_of(made))
+    }
+}
+
+/// What a layer is written as.
+enum Form {
+    /// The same tar in another compression.
+    Packed(Compression),
+    /// The image of a layer, with those below it and how many they are.
+    Erofs(erofs::Stack, usize),
+}
+
+impl Form {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Packed(compression) => compression.as_str(),
+            Self::Erofs(..) => "erofs",
+        }
     }
 }
 
@@ -116,14 +138,19 @@ impl Conversion<'_> {
                     let mut config = manifest.config.clone();
                     config.media_type = self.media_type(&config.media_type);
                     point_at(&mut value["config"], &config);
-                    let layers = manifest.layers.clone().into_iter();
-                    let each = layers.map(|layer| async move { self.layer(layer).await });
-                    let layers: Vec<Descriptor> = futures_util::stream::iter(each)
-                        .buffered(LAYERS_AT_ONCE)
-                        .try_collect()
-                        .await?;
+                    // What an artifact carries stays what it is.
+                    let is_image = media_types::is_config(&manifest.config.media_type);
+                    let to_erofs = self.options.erofs && is_image;
+                    let layers = match to_erofs {
+                        true => self.erofs_layers(&manifest.layers).await?,
+                        false => self.layers(&manifest.layers).await?,
+                    };
                     for (at, layer) in layers.iter().enumerate() {
                         point_at(&mut value["layers"][at], layer);
+                    }
+                    if to_erofs {
+                        let config = self.config(&config, &layers).await?;
+                        point_at(&mut value["config"], &config);
                     }
                 }
             }
@@ -147,6 +174,9 @@ impl Conversion<'_> {
                 continue;
             }
             point_at(&mut value, &self.document(entry, depth + 1).await?);
+            if self.options.erofs && value["platform"].is_object() {
+                erofs::tell_platform(&mut value["platform"]);
+            }
             kept.push(value);
         }
         if kept.is_empty() {
@@ -164,6 +194,45 @@ impl Conversion<'_> {
         Ok(())
     }
 
+    /// The layers of an image as erofs images, in their order.
+    async fn erofs_layers(&self, layers: &[Descriptor]) -> Result<Vec<Descriptor>> {
+        let stack = erofs::Stack::new().context(|| "a directory for layers")?;
+        let mut made = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            if Compression::of_media_type(&layer.media_type).is_none() {
+                return Err(Error::invalid_argument(format!(
+                    "layer {}: {:?} cannot be made into an erofs image",
+                    layer.digest, layer.media_type
+                )));
+            }
+            let form = Form::Erofs(stack.clone(), number);
+            let (digest, size) = self.rewrite(layer, form).await?;
+            made.push(Descriptor::new(erofs::LAYER, digest, size));
+        }
+        Ok(made)
+    }
+
+    /// The config of an image whose layers became others.
+    async fn config(&self, config: &Descriptor, layers: &[Descriptor]) -> Result<Descriptor> {
+        let bytes = self.content.read(&config.digest).await?;
+        let mut value: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::invalid_argument(format!("config {}: {e}", config.digest)))?;
+        let layers: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+        erofs::tell_config(&mut value, &layers);
+        let bytes = serde_json::to_vec(&value)
+            .map_err(|e| Error::internal(format!("encoding a config: {e}")))?;
+        let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        let made = Descriptor::new(config.media_type.clone(), Digest::of(&bytes), size);
+        self.content.write_blob(&made, bytes.into(), &Labels::new()).await?;
+        Ok(made)
+    }
+
+    /// The layers in the compression wanted.
+    async fn layers(&self, layers: &[Descriptor]) -> Result<Vec<Descriptor>> {
+        let each = layers.iter().cloned().map(|layer| async move { self.layer(layer).await });
+        futures_util::stream::iter(each).buffered(LAYERS_AT_ONCE).try_collect().await
+    }
+
     /// What a layer becomes.
     async fn layer(&self, layer: Descriptor) -> Result<Descriptor> {
         let Some(is) = Compression::of_media_type(&layer.media_type) else {
@@ -175,24 +244,29 @@ impl Conversion<'_> {
         if wanted == is {
             return Ok(Descriptor { media_type, ..layer });
         }
-        let (digest, size) = self.rewrite(&layer, wanted).await?;
+        let (digest, size) = self.rewrite(&layer, Form::Packed(wanted)).await?;
         // Annotations may describe the bytes there were, as those of lazy formats do.
         Ok(Descriptor::new(media_type, digest, size))
     }
 
-    /// Writes a layer in another compression.
-    async fn rewrite(&self, layer: &Descriptor, wanted: Compression) -> Result<(Digest, i64)> {
+    /// Writes a layer in another form.
+    async fn rewrite(&self, layer: &Descriptor, wanted: Form) -> Result<(Digest, i64)> {
         let what = || format!("layer {}", layer.digest);
         let options = WriterOptions {
-            reference: format!("convert-{}-{}", wanted.as_str(), layer.digest),
+            reference: format!("convert-{}-{}", wanted.name(), layer.digest),
             ..WriterOptions::default()
         };
         let mut writer = self.content.writer(options).await?;
         writer.restart().await?;
         let (give, take) = mpsc::channel::<Bytes>(PIECE_COUNT_MAX);
         let (made, mut arriving) = mpsc::channel::<Bytes>(PIECE_COUNT_MAX);
+        let is_plain = matches!(wanted, Form::Packed(Compression::None));
         let work = tokio::task::spawn_blocking(move || {
-            recompress(Arriving { pieces: take, piece: Bytes::new() }, Leaving::new(made), wanted)
+            let (layer, out) = (Arriving { pieces: take, piece: Bytes::new() }, Leaving::new(made));
+            match wanted {
+                Form::Packed(compression) => recompress(layer, out, compression),
+                Form::Erofs(stack, number) => stack.make(number, layer, out),
+            }
         });
         let reading = async {
             let mut reader = self.content.reader(&layer.digest, 0).await?;
@@ -218,9 +292,9 @@ impl Conversion<'_> {
         // A layer that could not be read to its end may look like a whole one.
         read.context(what)?;
         let done = done.map_err(|e| Error::invalid_argument(format!("{}: {e}", what())))?;
-        let labels = match wanted {
-            Compression::None => Labels::new(),
-            _ => Labels::from([(UNCOMPRESSED_LABEL.to_owned(), done.diff_id.to_string())]),
+        let labels = match is_plain {
+            true => Labels::new(),
+            false => Labels::from([(UNCOMPRESSED_LABEL.to_owned(), done.diff_id.to_string())]),
         };
         match writer.commit(&labels).await {
             Err(e) if e.is_already_exists() => {}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use gantry_core::platforms;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_images::{
-    Budget, BudgetOptions, Differ, Differs, LayerDiffer, Processor, Processors, ServedPlatforms,
-    Transfer, TransferOptions, UnpackTarget, Unpacker, VerifierOptions, Verifiers,
+    Budget, BudgetOptions, Differ, Differs, ErofsDiffer, LayerDiffer, Processor, Processors,
+    ServedPlatforms, Transfer, TransferOptions, UnpackTarget, Unpacker, VerifierOptions, Verifiers,
 };
 use gantry_metadata::Db;
 use gantry_mount::TempRoot;
@@ -43,7 +43,7 @@ impl Imaging {
         let differ = Differ::new(db.clone(), temp).with_processors(processors(config));
         let differs = differs(config, &differ, proxies)?;
         let unpacker = Unpacker::new(db.clone(), differ.clone());
-        let unpacker = unpacker.with_appliers(appliers(config, proxies)?);
+        let unpacker = unpacker.with_appliers(appliers(config, &differ, proxies)?);
         let verifiers = verifiers(config);
         let transfer = transfer(config, db, unpacker.clone(), verifiers.clone())?;
         Ok(Self { differ, differs, unpacker, transfer, verifiers })
@@ -57,6 +57,7 @@ fn differs(config: &Config, walking: &Differ, proxies: &Proxies) -> Result<Diffe
         chain.push(match proxies.differs.get(name) {
             Some(differ) => Arc::clone(differ),
             None if name == plugins::WALKING => Arc::new(walking.clone()),
+            None if name == plugins::EROFS => Arc::new(ErofsDiffer::new(walking.clone())),
             None => return Err(not_loaded("diff service", name)),
         });
     }
@@ -64,15 +65,21 @@ fn differs(config: &Config, walking: &Differ, proxies: &Proxies) -> Result<Diffe
 }
 
 /// The differs by which the transfer service unpacks into a snapshotter, where they are not ours.
-fn appliers(config: &Config, proxies: &Proxies) -> Result<BTreeMap<String, Arc<dyn LayerDiffer>>> {
-    let mut appliers = BTreeMap::new();
+fn appliers(
+    config: &Config,
+    walking: &Differ,
+    proxies: &Proxies,
+) -> Result<BTreeMap<String, Arc<dyn LayerDiffer>>> {
+    let mut appliers: BTreeMap<String, Arc<dyn LayerDiffer>> = BTreeMap::new();
     for unpack in &config.plugins.transfer.unpack_config {
-        if unpack.differ.is_empty() || unpack.differ == plugins::WALKING {
-            continue;
-        }
-        let differ = proxies.differs.get(&unpack.differ);
-        let differ = differ.ok_or_else(|| not_loaded("transfer service", &unpack.differ))?;
-        appliers.insert(unpack.snapshotter.clone(), Arc::clone(differ));
+        let name = unpack.differ.as_str();
+        let differ: Arc<dyn LayerDiffer> = match proxies.differs.get(name) {
+            _ if name.is_empty() || name == plugins::WALKING => continue,
+            Some(differ) => Arc::clone(differ),
+            None if name == plugins::EROFS => Arc::new(ErofsDiffer::new(walking.clone())),
+            None => return Err(not_loaded("transfer service", name)),
+        };
+        appliers.insert(unpack.snapshotter.clone(), differ);
     }
     Ok(appliers)
 }

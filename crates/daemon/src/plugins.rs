@@ -21,9 +21,11 @@ const SNAPSHOTTERS: [&str; 7] =
 /// The differ that is built in.
 pub(crate) const WALKING: &str = "walking";
 
+/// The differ that takes erofs images, in our process too.
+pub(crate) const EROFS: &str = "erofs";
+
 /// Parts that containerd lists and this daemon has not, but for snapshotters.
-const NOT_BUILT: [(&str, &str); 12] = [
-    (DIFFER, "erofs"),
+const NOT_BUILT: [(&str, &str); 11] = [
     ("io.containerd.internal.v1", "opt"),
     ("io.containerd.internal.v1", "tracing"),
     ("io.containerd.tracing.processor.v1", "otlp"),
@@ -126,9 +128,11 @@ pub(crate) fn list(
         plugins.push(Plugin::new("io.containerd.grpc.v1", id).requires(&[service]));
     }
     plugins.extend(listeners(config));
-    let is_differ = |id: &str| proxies.differs.contains_key(id);
-    let missing = NOT_BUILT.iter().filter(|(kind, id)| *kind != DIFFER || !is_differ(id));
-    plugins.extend(missing.map(|(kind, id)| not_built(kind, id)));
+    // Another process may serve one of that name.
+    if !proxies.differs.contains_key(EROFS) {
+        plugins.push(Plugin::new(DIFFER, EROFS).requires(&[metadata]).host_platform());
+    }
+    plugins.extend(NOT_BUILT.iter().map(|(kind, id)| not_built(kind, id)));
     plugins
 }
 

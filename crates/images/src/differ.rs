@@ -1,6 +1,7 @@
 //! Applying layers onto mounts, and writing the difference of mounts as a layer.
 
 mod chain;
+mod erofs;
 mod place;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 pub use self::chain::Differs;
+pub use self::erofs::ErofsDiffer;
 pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
 use crate::lease;

@@ -30,6 +30,15 @@ pub use native::{Native, NativeConfig};
 pub use overlay::{Overlayfs, OverlayfsConfig};
 pub use snapshotter::{CommitOptions, Info, Kind, Snapshotter, Usage};
 
+/// Files in the directory of an active snapshot of the erofs snapshotter, beside its upper directory:
+/// by them a differ that makes images itself, containerd's among them, and the snapshotter agree.
+pub mod erofs_layer {
+    /// Says that an image is taken.
+    pub const WANTED: &str = ".erofslayer";
+    /// The image of the layer, if there is one: it is committed instead of the upper directory.
+    pub const IMAGE: &str = "layer.erofs";
+}
+
 /// Labels with meaning to a snapshotter.
 pub mod label {
     /// Reference of the committed snapshot a remote snapshotter may have at hand already; when it

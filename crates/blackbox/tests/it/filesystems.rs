@@ -165,3 +165,27 @@ fn root_what_cannot_work_is_skipped_with_the_reason() {
     let error = rig.client.fail(["snapshots", "--snapshotter", "btrfs", "ls"]);
     assert!(error.contains("snapshotter not loaded: btrfs"), "{error}");
 }
+
+/// Layers become erofs images, go to a registry and come back, and are mounted as they are.
+#[test]
+fn root_an_image_of_erofs_layers_runs() {
+    let daemon = Daemon::gantryd()
+        .config("[plugins.\"io.containerd.service.v1.diff-service\"]")
+        .config("  default = [\"erofs\", \"walking\"]")
+        .config("[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]")
+        .config("  platform = \"linux/amd64\"\n  snapshotter = \"erofs\"\n  differ = \"erofs\"");
+    let mut rig = Rig::with(daemon.start(), Client::Gantry);
+    let reference = rig.pull(&Image::builder().layers(3).build(), "layers:1");
+    let converted = format!("{}/erofs:1", rig.registry().host());
+    rig.client.ok(["images", "convert", "--erofs", "--oci", &reference, &converted]);
+    let run = ["run", "--rm", "--snapshotter", "erofs", &converted, "c1", "cat", "/layers/2"];
+    assert_eq!(rig.client.ok(run), "layer 2\n");
+    rig.client.ok(["images", "push", "--plain-http", &converted]);
+    rig.client.ok(["images", "rm", "--sync", &converted]);
+    rig.client.ok(["images", "pull", "--plain-http", "--snapshotter", "erofs", &converted]);
+    assert_eq!(rig.client.ok(run), "layer 2\n");
+    let refused = rig.client.fail(["images", "pull", "--plain-http", &converted]);
+    assert!(refused.contains("erofs"), "{refused}");
+    rig.client.ok(["images", "rm", "--sync", &converted]);
+    rig.daemon.assert_clean();
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod archives;
+mod erofs;
 mod pull_faults;
 mod pulls;
 mod pushes;

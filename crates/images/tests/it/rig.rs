@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use gantry_content::LocalStore;
-use gantry_core::{Context, Namespace, Reference};
+use gantry_content::{LocalStore, WriterOptions};
+use gantry_core::{Context, Descriptor, Digest, Labels, Namespace, Reference};
 use gantry_images::{
     Differ, ProgressSink, PullOptions, ServedPlatforms, StoreOptions, Transfer, TransferOptions,
     UnpackTarget, Unpacker,
@@ -77,6 +77,22 @@ impl Rig {
         let options = TransferOptions { served, ..TransferOptions::default() };
         let (unpacker, resolver) = (self.transfer.unpacker(), self.transfer.resolver());
         Transfer::new(self.db.clone(), unpacker.clone(), resolver.clone(), options)
+    }
+
+    /// Stores a blob.
+    pub(crate) async fn put(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let digest = Digest::of(bytes);
+        let options =
+            WriterOptions { reference: format!("put-{digest}"), ..WriterOptions::default() };
+        match self.db.content().writer(&self.ctx, options).await {
+            Ok(mut writer) => {
+                writer.write(bytes.to_vec().into()).await.unwrap();
+                let committed = writer.commit(0, None, Labels::new()).await;
+                assert!(committed.is_ok() || committed.unwrap_err().is_already_exists());
+            }
+            Err(err) => assert!(err.is_already_exists(), "{err}"),
+        }
+        Descriptor::new(media_type, digest, i64::try_from(bytes.len()).unwrap())
     }
 
     /// Where a part of the store is.

@@ -94,6 +94,22 @@ impl Maker {
     }
 }
 
+/// Has the image `from`, which someone has made, at `to` as well, over what may be there, and on
+/// disk.
+///
+/// # Errors
+/// The I/O error.
+pub(super) fn keep(from: &Path, to: &Path) -> Result<()> {
+    let what = || to.display().to_string();
+    match fs::remove_file(to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(what),
+        _ => {}
+    }
+    // Not renamed: should the commit fail, the next one finds it where it was.
+    fs::hard_link(from, to).context(what)?;
+    File::open(to).and_then(|file| file.sync_all()).context(what)
+}
+
 /// Checks that the filesystem at `root` has fs-verity.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 //! fs/ work/            of an active snapshot: the overlay's upper layer
 //! layer/layer.erofs    of a committed one: what was in fs, made by mkfs.erofs
 //! mnt/                 where layer.erofs is mounted, once something is put on it
+//! layer.erofs          of an active one: the image of the layer, if a differ has made it
 //! rwlayer.img rw/      of an active snapshot of bounded size, instead of fs and work
 //! ```
 //! The snapshotter mounts the images itself, because an overlay needs directories: when mounts are
@@ -32,7 +33,7 @@ use gantry_sys::verity;
 
 use crate::engine::{Dirs, Engine, Layout, Snapshot, make_private};
 use crate::ids::{self, IdMaps};
-use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, label, volatile};
+use crate::{CommitOptions, Info, Kind, Snapshotter, Usage, erofs_layer, label, volatile};
 
 /// Settings of [`Erofs`].
 #[derive(Clone, Debug, Default)]
@@ -205,6 +206,8 @@ impl Layout for Layers {
         };
         // A layer that is unpacked takes what it takes.
         if self.writable_bytes == 0 || labels.contains_key(label::TARGET_REF) {
+            let wanted = dir.join(erofs_layer::WANTED);
+            fs::File::create(&wanted).context(|| wanted.display().to_string())?;
             return fill(dir);
         }
         let _mounting = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,8 +238,12 @@ impl Layout for Layers {
             made => made.context(|| layer.display().to_string())?,
         }
         let new = dir.join("layer.new");
-        self.maker.make(&upper(dir), &new)?;
-        if self.verity {
+        let given = dir.join(erofs_layer::IMAGE);
+        match given.is_file() {
+            true => image::keep(&given, &new)?,
+            false => self.maker.make(&upper(dir), &new)?,
+        }
+        if self.verity && !verity::is_enabled(&new).context(|| new.display().to_string())? {
             verity::enable(&new).context(|| format!("fs-verity of {}", new.display()))?;
         }
         fs::rename(&new, &image).context(|| image.display().to_string())
@@ -248,6 +255,11 @@ impl Layout for Layers {
         }
         writable::remove(dir)?;
         volatile::forget(dir)?;
+        for done in [erofs_layer::WANTED, erofs_layer::IMAGE].map(|name| dir.join(name)) {
+            if done.symlink_metadata().is_ok() {
+                fs::remove_file(&done).context(|| done.display().to_string())?;
+            }
+        }
         for done in ["fs", "work"].map(|name| dir.join(name)) {
             if done.symlink_metadata().is_ok() {
                 drop(&done)?;

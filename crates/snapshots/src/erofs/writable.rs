@@ -78,16 +78,20 @@ pub(super) fn make(dir: &Path, bytes: u64, fill: impl FnOnce(&Path) -> Result<()
 pub(super) fn mounted(dir: &Path) -> Result<PathBuf> {
     let place = place(dir);
     fs::create_dir_all(&place).context(|| place.display().to_string())?;
-    if !is_mount_point(&place)? {
-        let image = image(dir);
-        match loopdev::attached(&image) {
-            Some(device) => {
-                let none: [&str; 0] = [];
-                mount(&Mount::new(KIND, device.display().to_string(), none), &place)?;
-            }
-            None => mount(&Mount::new(KIND, image.display().to_string(), ["loop"]), &place)?,
+    if is_mount_point(&place)? {
+        return Ok(place);
+    }
+    let image = image(dir);
+    if let Some(device) = loopdev::attached(&image) {
+        let none: [&str; 0] = [];
+        match mount(&Mount::new(KIND, device.display().to_string(), none), &place) {
+            Ok(()) => return Ok(place),
+            // Its last user went away meanwhile.
+            Err(_) if loopdev::attached(&image).is_none() => {}
+            Err(err) => return Err(err),
         }
     }
+    mount(&Mount::new(KIND, image.display().to_string(), ["loop"]), &place)?;
     Ok(place)
 }
 

@@ -24,6 +24,9 @@ pub(crate) struct Flags {
     /// Compress layers with gzip
     #[arg(long)]
     gzip: bool,
+    /// Make layers into erofs images, for the erofs snapshotter
+    #[arg(long, conflicts_with_all = ["uncompress", "zstd", "gzip"])]
+    erofs: bool,
     /// Platforms to keep
     #[arg(long = "platform", value_name = "PLATFORM", value_parser = parse_platform)]
     platforms: Vec<Platform>,
@@ -45,6 +48,7 @@ impl Flags {
         ];
         let options = ConvertOptions {
             compression: chosen.into_iter().find(|(asked, _)| *asked).map(|(_, c)| c),
+            erofs: self.erofs,
             oci: self.oci,
             platforms: self.platforms,
             all_platforms: self.all_platforms,
