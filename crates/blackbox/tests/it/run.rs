@@ -135,7 +135,7 @@ fn host_network_and_mounts(rig: &mut Rig) {
 /// unless told otherwise.
 #[test]
 fn root_a_container_that_is_removed_syncs_nothing() {
-    let mut rig = Rig::with(Daemon::gantryd().start(), Client::Gantry);
+    let rig = Rig::with(Daemon::gantryd().start(), Client::Gantry);
     let image = rig.busybox();
     let script = "grep ' / / ' /proc/self/mountinfo";
     let root = |args: &[&str]| {
