@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use gantry_core::Digest;
 use gantry_errdefs::{Class, Error, Result};
+use gantry_sys::durable::start_writeback;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 use tracing::{debug, warn};
@@ -23,6 +24,13 @@ use crate::pipe;
 use crate::remove::{self, Written};
 use crate::view::{Dir, Missing, Node, Overlay, View, child_path, needs_lowers, os};
 use crate::{Limits, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, copyup};
+
+/// Bytes of a file after which the kernel is asked to start putting them on disk, so that the sync
+/// before the commit has little left to do.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+
+/// Files smaller than this are left to that sync: asking costs a call each.
+const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
 
 /// The kind of directory a layer is applied onto, and so the way deletions are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -343,7 +351,18 @@ impl Applying {
         let written = |e: std::io::Error| Error::io(format!("write {path:?}"), e);
         match &entry.sparse {
             None => {
-                archive.content(entry.size, |piece| file.write_all(piece).map_err(written))?;
+                let (mut end, mut started) = (0, 0);
+                archive.content(entry.size, |piece| {
+                    file.write_all(piece).map_err(written)?;
+                    end += piece.len() as u64;
+                    // The rest of a small file goes with the sync.
+                    let due = end == entry.size && end >= WRITEBACK_BYTES_MIN;
+                    if due || end - started >= WRITEBACK_BYTES {
+                        start_writeback(&file, started, end - started);
+                        started = end;
+                    }
+                    Ok(())
+                })?;
             }
             Some(sparse) => {
                 file.set_len(sparse.size).map_err(written)?;

@@ -4,6 +4,9 @@
 //! is unpacked into an active snapshot over the chain below it, checked against the diff ID that
 //! the image config promises, and committed under its chain ID; images that share layers share
 //! snapshots. Two unpackings of one chain ID do the work once.
+//!
+//! The files of a layer are on disk before its snapshot is committed, but the commits of one image
+//! share one sync of the database: the write that ends the unpacking.
 
 mod again;
 mod ahead;
@@ -215,7 +218,8 @@ impl Unpacker {
 
     /// Unpacks one layer; false when its snapshot was there already (then it joins the lease of
     /// `ctx`, which should have one). Concurrent calls for one chain ID wait for the first. The
-    /// work ends soon after the future is dropped, and leaves no snapshot.
+    /// work ends soon after the future is dropped, and leaves no snapshot. The snapshot is durable
+    /// with the caller's next write, or [`Db::sync`].
     ///
     /// # Errors
     /// As [`Self::unpack`]; NotFound when the parent is not there.
@@ -264,7 +268,7 @@ impl Unpacker {
         }
         let (name, parent) = (task.chain_id.as_str(), task.parent.as_ref().map(Digest::as_str));
         let labels = committed_labels(task);
-        match snapshots.share(ctx, name, parent, &task.diff_id, labels).await {
+        match Db::relaxed(snapshots.share(ctx, name, parent, &task.diff_id, labels)).await {
             // Its parent is not there yet.
             Err(err) if err.is_not_found() => Ok(false),
             shared => shared,
@@ -347,7 +351,7 @@ impl Unpacker {
             kind: format!("snapshots/{}", snapshots.name()),
             id: chain_id.to_string(),
         };
-        self.db.leases().add_resource(ctx, lease, resource).await?;
+        Db::relaxed(self.db.leases().add_resource(ctx, lease, resource)).await?;
         // Looked at again: it may have been collected before the lease held it.
         found().await
     }
@@ -364,7 +368,8 @@ impl Unpacker {
         let parent = task.parent.as_ref().map(Digest::as_str);
         for _ in 0..ATTEMPT_COUNT_MAX {
             let key = format!("{} {}", unique("extract"), task.chain_id);
-            match snapshots.prepare(ctx, &key, parent, labels.clone()).await {
+            let prepared = snapshots.prepare(ctx, &key, parent, labels.clone());
+            match Db::relaxed(prepared).await {
                 Ok(mounts) => return Ok(Some((key, mounts))),
                 Err(err) if err.is_already_exists() => {
                     if self.is_there(ctx, snapshots, &task.chain_id).await? {
@@ -456,7 +461,7 @@ impl Extraction {
         }
         let options = commit_options(task, None);
         let name = task.chain_id.as_str();
-        match self.snapshots.commit(&self.ctx, name, &self.key, options).await {
+        match Db::relaxed(self.snapshots.commit(&self.ctx, name, &self.key, options)).await {
             Ok(()) => Ok(true),
             Err(err) if err.is_already_exists() => {
                 // Another client was faster; its snapshot is as good.

@@ -9,7 +9,7 @@ use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
 use gantry_mount::Mount;
 use gantry_snapshots::{LayerOrigin, Snapshotter as Backend};
-use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn};
+use gantry_store::{KvRead, Snapshot, Store, StoreExt, Txn, carry, strict};
 
 use crate::containers::Containers;
 use crate::content::settle::Unsettled;
@@ -217,6 +217,21 @@ impl Db {
         self.shared.policy
     }
 
+    /// Runs `work`, whose writes everyone sees when it resolves but a power cut may take until
+    /// anyone else's next write, or [`Db::sync`]: for a caller of many calls that tells nobody of
+    /// one before all are done. Removals don't belong in it: what they remove is gone at once.
+    pub async fn relaxed<T>(work: impl Future<Output = T>) -> T {
+        gantry_store::relaxed(work).await
+    }
+
+    /// Makes everything that was written so far durable; costs nothing when it is.
+    ///
+    /// # Errors
+    /// That of the disk.
+    pub async fn sync(&self) -> Result<()> {
+        strict(self.write(|_| Ok(()))).await
+    }
+
     pub(crate) fn view(&self) -> Result<Snapshot> {
         self.shared.store.view()
     }
@@ -252,10 +267,11 @@ impl Db {
         let mut reserved = numbers.reserved.lock().await;
         if number >= *reserved {
             let limit = number + NUMBERS_BLOCK_LEN;
-            self.write(move |tx| {
+            // Strict: files may carry the number before anything else is on disk.
+            strict(self.write(move |tx| {
                 tx.txn.put(&keys::all(Kind::Sequence), limit.to_be_bytes());
                 Ok(())
-            })
+            }))
             .await?;
             *reserved = limit;
             numbers.reserved_shown.store(limit, Release);
@@ -377,7 +393,7 @@ pub(crate) fn now() -> SystemTime {
 pub(crate) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(carry(work)).await {
         Ok(result) => result,
         Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
         Err(_) => Err(Error::unavailable("the daemon is stopping")),

@@ -48,4 +48,4 @@ pub use mem::MemStore;
 pub use read::{KvRead, Pair, Snapshot, Visit, prefix_end};
 pub use redb_store::{CACHE_DEFAULT_BYTES, Options, RedbStore};
 pub use txn::Txn;
-pub use work::{Job, Store, StoreExt, carry, relaxed};
+pub use work::{Job, Store, StoreExt, carry, relaxed, strict};

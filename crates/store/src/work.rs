@@ -38,6 +38,11 @@ pub async fn relaxed<T>(work: impl Future<Output = T>) -> T {
     RELAXED.scope(true, work).await
 }
 
+/// Runs `work` outside any [`relaxed`]: its updates are durable when they resolve.
+pub async fn strict<T>(work: impl Future<Output = T>) -> T {
+    RELAXED.scope(false, work).await
+}
+
 /// Takes the caller's being inside [`relaxed`], or not, along into a task to be spawned.
 pub fn carry<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
     RELAXED.scope(is_relaxed(), work)

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use gantry_archive::{Applied, ApplyOptions, Lowers, Target, Unsettled};
 use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_metadata::Snapshots;
+use gantry_metadata::{Db, Snapshots};
 use gantry_mount::Mount;
 use gantry_snapshots::{Erofs, Overlayfs};
 use tokio::sync::watch;
@@ -121,7 +121,7 @@ impl Ahead {
         let parent = task.parent.as_ref().map(Digest::to_string);
         let options = commit_options(task, parent);
         let name = task.chain_id.as_str();
-        match self.snapshots.commit(&self.ctx, name, &self.key, options).await {
+        match Db::relaxed(self.snapshots.commit(&self.ctx, name, &self.key, options)).await {
             Ok(()) => Ok(true),
             // Another client was faster; its snapshot is as good.
             Err(err) if err.is_already_exists() => Ok(false),
@@ -158,7 +158,8 @@ impl Ahead {
     /// The directories of a committed snapshot and those below it, newest first.
     async fn dirs_of(&self, name: &Digest) -> Result<Vec<PathBuf>> {
         let (ctx, key) = (&self.ctx, unique("look"));
-        let mounts = self.snapshots.view(ctx, &key, Some(name.as_str()), Labels::new()).await?;
+        let view = self.snapshots.view(ctx, &key, Some(name.as_str()), Labels::new());
+        let mounts = Db::relaxed(view).await?;
         self.snapshots.remove(ctx, &key).await?;
         lower_dirs(&mounts).ok_or_else(|| {
             Error::failed_precondition(format!("snapshot {name} is not plain directories"))
