@@ -70,6 +70,8 @@ async fn root_a_writable_layer_holds_what_it_was_given() {
     let mounts = sn.prepare("extract", Some("image"), unpacked).await.unwrap();
     within(&mounts, &at, |_| file(20).unwrap());
     sn.commit("two", "extract", CommitOptions::default()).await.unwrap();
+    sn.close().await.unwrap();
+    assert!(mounts_below(dir.path()).is_empty());
     let config = ErofsConfig { writable_bytes: 1 << 20, ..ErofsConfig::default() };
     let err = Erofs::open(dir.path().join("small"), config, store()).map(drop).unwrap_err();
     assert!(err.is_invalid_argument(), "{err}");
