@@ -34,10 +34,12 @@ pub const POINTS: &[&str] = &[
     "daemon.identity",
     "daemon.marker",
     "daemon.marker.clear",
-    // The database: before a commit; after it, with nobody told; its log, written and synced; a
-    // checkpoint; a dump, and putting a database made anew in place of a damaged one.
+    // The database: before a commit; after it, with nobody told; getting what the log has; its log,
+    // written and synced; a checkpoint; a dump, and putting a database made anew in place of a
+    // damaged one.
     "store.commit",
     "store.committed",
+    "store.follow",
     "store.log",
     "store.log.sync",
     "store.checkpoint",

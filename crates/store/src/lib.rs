@@ -29,6 +29,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod commit;
 mod copy;
 mod frames;
 mod key;

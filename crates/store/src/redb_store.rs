@@ -11,18 +11,15 @@ use std::time::{Duration, Instant};
 
 use gantry_errdefs::{Class, Error, Result, ResultExt};
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table,
-    TableDefinition,
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
 };
 use tokio::sync::mpsc;
 
 use crate::copy::{Copier, Copies, sync_dir_of};
-use crate::frames::Frame;
 use crate::log::{self, Position};
 use crate::read::{KvRead, Snapshot, Visit};
 use crate::recover::recover;
-use crate::txn::{Hook, Writes};
-use crate::work::{Job, Store, run_hooks};
+use crate::work::{Job, Store};
 
 /// Memory for cached pages unless configured. The daemon's records fit (a container record is
 /// about 3 KiB, mostly in the page cache anyway), and idle memory is a promise (SPECIFICATION.md).
@@ -144,17 +141,18 @@ impl RedbStore {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     /// None while it is being opened again after an I/O error, and once closed. Written by the
     /// writer thread, which otherwise shares it with readers, and when that has ended.
-    db: RwLock<Option<Database>>,
+    pub(crate) db: RwLock<Option<Database>>,
     /// An I/O error happened: redb refuses everything until the file is opened again.
-    broken: AtomicBool,
+    pub(crate) broken: AtomicBool,
     /// The snapshot of the last commit, once someone asked for it: opening one costs a few
-    /// allocations and a lock, and most requests read the same state. Held for moments only.
-    latest: Mutex<Option<Snapshot>>,
-    path: PathBuf,
-    options: Options,
+    /// allocations and a lock, and most requests read the same state. Held for moments only, and
+    /// while the database follows the log (see `commit`).
+    pub(crate) latest: Mutex<Option<Snapshot>>,
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
 }
 
 impl Store for RedbStore {
@@ -184,7 +182,7 @@ impl Drop for RedbStore {
     }
 }
 
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is taken or put whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -196,7 +194,7 @@ impl std::fmt::Debug for RedbStore {
 }
 
 impl Shared {
-    fn failed(&self, err: impl Into<redb::Error>) -> Error {
+    pub(crate) fn failed(&self, err: impl Into<redb::Error>) -> Error {
         let err = err.into();
         if !matches!(err, redb::Error::ValueTooLarge(_)) {
             self.broken.store(true, Ordering::Release);
@@ -204,16 +202,16 @@ impl Shared {
         storage_error(&self.path, err)
     }
 
-    fn db(&self) -> RwLockReadGuard<'_, Option<Database>> {
+    pub(crate) fn db(&self) -> RwLockReadGuard<'_, Option<Database>> {
         self.db.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn closed(&self) -> Error {
+    pub(crate) fn closed(&self) -> Error {
         Error::unavailable(format!("database {}: closed", self.path.display()))
     }
 
     /// Makes all commits durable in the database itself, and notes where the log goes on.
-    fn checkpoint(&self, position: Option<Position>) -> Result<()> {
+    pub(crate) fn checkpoint(&self, position: Option<Position>) -> Result<()> {
         gantry_failpoint::hit("store.checkpoint").context(|| self.path.display().to_string())?;
         let db = self.db();
         let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
@@ -223,7 +221,7 @@ impl Shared {
     }
 
     /// Begins a new log and has the state dumped.
-    fn dump(&self, copier: &mut Copier) {
+    pub(crate) fn dump(&self, copier: &mut Copier) {
         copier.dump(|| self.view(), |position| self.checkpoint(Some(position)));
     }
 
@@ -232,7 +230,7 @@ impl Shared {
     ///
     /// # Errors
     /// Why it can't be opened yet; the next batch tries again.
-    fn heal(&self) -> Result<bool> {
+    pub(crate) fn heal(&self) -> Result<bool> {
         if !self.broken.load(Ordering::Acquire) {
             return Ok(false);
         }
@@ -257,7 +255,7 @@ impl Shared {
         Ok(true)
     }
 
-    fn view(&self) -> Result<Snapshot> {
+    pub(crate) fn view(&self) -> Result<Snapshot> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = &*latest {
             return Ok(snapshot.clone());
@@ -270,56 +268,6 @@ impl Shared {
         *latest = Some(snapshot.clone());
         Ok(snapshot)
     }
-
-    /// Runs a batch and commits it. Answers nobody: the error is the whole batch's.
-    fn commit(&self, jobs: &mut [Job], copier: &mut Copier) -> Result<Vec<Hook>> {
-        if self.heal()? {
-            self.dump(copier);
-        }
-        let db = self.db();
-        let txn = db.as_ref().ok_or_else(|| self.closed())?.begin_write();
-        let mut txn = txn.map_err(|e| self.failed(e))?;
-        let strict = !self.options.no_sync && jobs.iter().any(Job::is_strict);
-        let mut hooks = Vec::new();
-        let mut wrote = false;
-        {
-            let mut table = txn.open_table(RECORDS).map_err(|e| self.failed(e))?;
-            for job in jobs {
-                let Some((writes, own_hooks)) = job.run(&WriteState(&table)) else { continue };
-                wrote |= !writes.is_empty();
-                merge(&mut table, writes, copier.frame()).map_err(|e| self.failed(e))?;
-                hooks.extend(own_hooks);
-            }
-        }
-        if !wrote {
-            txn.abort().map_err(|e| self.failed(e))?;
-            drop(db);
-            // A strict caller waits for the relaxed writes before it too.
-            if strict && !copier.sync() {
-                self.checkpoint(None)?;
-            }
-            return Ok(hooks);
-        }
-        gantry_failpoint::hit("store.commit").context(|| self.path.display().to_string())?;
-        let logged = copier.append(strict);
-        if logged && !copier.checkpoint_is_due() {
-            txn.set_durability(Durability::None)
-                .map_err(|e| Error::internal(format!("database durability: {e}")))?;
-        } else {
-            log::note(&txn, copier.position()).map_err(|e| self.failed(e))?;
-            copier.checkpointed();
-        }
-        txn.commit().map_err(|e| self.failed(e))?;
-        drop(db);
-        copier.committed();
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if copier.is_due() {
-            self.dump(copier);
-        }
-        // Too late to fail: what is committed is committed.
-        let _ = gantry_failpoint::hit("store.committed");
-        Ok(hooks)
-    }
 }
 
 fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier) {
@@ -327,20 +275,7 @@ fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier
     let opened = Instant::now();
     let mut dumped = false;
     while jobs.blocking_recv_many(&mut batch, COMMIT_BATCH_LEN) > 0 {
-        let failure = match shared.commit(&mut batch, &mut copier) {
-            Ok(hooks) => {
-                run_hooks(hooks);
-                None
-            }
-            Err(err) => {
-                copier.forget();
-                tracing::error!(path = %shared.path.display(), "database commit failed: {err}");
-                Some((err.class(), err.message().to_owned()))
-            }
-        };
-        for job in batch.drain(..) {
-            job.finish(failure.as_ref().map(|(class, text)| Error::new(*class, text.as_str())));
-        }
+        shared.serve(&mut batch, &mut copier);
         if !dumped && opened.elapsed() > Copier::first_dump_delay() {
             dumped = true;
             shared.dump(&mut copier);
@@ -351,26 +286,6 @@ fn write_loop(shared: &Shared, mut jobs: mpsc::Receiver<Job>, mut copier: Copier
         Ok(()) => copier.close(),
         Err(err) => tracing::error!(path = %shared.path.display(), "closing the database: {err}"),
     }
-}
-
-fn merge(
-    table: &mut Table<'_, Bytes, Bytes>,
-    writes: Writes,
-    copy: &mut Frame,
-) -> Result<(), StorageError> {
-    for (key, value) in writes {
-        match value {
-            Some(value) => {
-                copy.put(&key, &value);
-                drop(table.insert(key.as_slice(), value.as_slice())?);
-            }
-            None => {
-                copy.delete(&key);
-                drop(table.remove(key.as_slice())?);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Opens the database as of its last commit, or makes it from its safety copy, or from nothing (and
@@ -489,7 +404,7 @@ pub(crate) fn storage_error(path: &Path, err: redb::Error) -> Error {
 struct RedbState(ReadOnlyTable<Bytes, Bytes>);
 
 /// The state of the running write transaction.
-struct WriteState<'a, 'txn>(&'a Table<'txn, Bytes, Bytes>);
+pub(crate) struct WriteState<'a, 'txn>(pub(crate) &'a Table<'txn, Bytes, Bytes>);
 
 fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
     let value = table.get(key).map_err(read_error)?;

@@ -18,6 +18,8 @@ pub(crate) struct Faults {
     write: AtomicBool,
     sync: AtomicBool,
     log: AtomicBool,
+    /// What the log has does not get into the database.
+    follow: AtomicBool,
     /// Up to where each log was synced.
     synced: Mutex<BTreeMap<PathBuf, u64>>,
 }
@@ -29,6 +31,10 @@ impl Faults {
             check(&faults.sync)?;
             check(&faults.log)
         })
+    }
+
+    pub(crate) fn check_follow(faults: Option<&Arc<Self>>) -> io::Result<()> {
+        faults.map_or(Ok(()), |faults| check(&faults.follow))
     }
 
     pub(crate) fn log_synced(faults: Option<&Arc<Self>>, path: &Path, end: u64) {
@@ -157,5 +163,49 @@ fn a_log_that_fails_leaves_it_to_the_database() {
     let view = left.view().unwrap();
     for key in [b"before".as_slice(), b"meanwhile", b"after"] {
         assert!(view.has(key).unwrap(), "{key:?}");
+    }
+}
+
+/// A write is answered when the log has it: what keeps it from the database then is nobody's loss.
+#[test]
+fn a_database_that_does_not_follow_gets_it_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let faults = Arc::new(Faults::default());
+    drop(RedbStore::open(&path, &Options::default()).unwrap());
+    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
+    let store = RedbStore::open(&path, &options).unwrap();
+    put(&store, "before").unwrap();
+    let held = store.view().unwrap();
+    faults.follow.store(true, Ordering::Relaxed);
+    put(&store, "answered").unwrap();
+    assert!(!held.has(b"answered").unwrap());
+    drop(held);
+    faults.follow.store(false, Ordering::Relaxed);
+    put(&store, "after").unwrap();
+    let has_all = |store: &RedbStore| {
+        let view = store.view().unwrap();
+        [b"before".as_slice(), b"answered", b"after"].iter().all(|key| view.has(key).unwrap())
+    };
+    assert!(has_all(&store));
+    drop(store);
+    assert!(has_all(&RedbStore::open(&path, &Options::default()).unwrap()));
+}
+
+/// Whoever reads after an answer sees what was answered, though the database comes after it.
+#[test]
+fn what_was_answered_is_read() {
+    const WRITES: u32 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(dir.path().join("db"), &Options::default()).unwrap();
+    for n in 0..WRITES {
+        let key = n.to_be_bytes();
+        store
+            .update_blocking(move |txn| {
+                txn.put(&key, key);
+                Ok(())
+            })
+            .unwrap();
+        assert!(store.view().unwrap().has(&key).unwrap(), "{n}");
     }
 }
