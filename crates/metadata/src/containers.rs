@@ -11,7 +11,8 @@ use crate::db::{Db, blocking, encode, now};
 use crate::event::{AnyMap, Event};
 use crate::gc::Node;
 use crate::keys::{self, Kind};
-use crate::records::{ContainerRecord, StoredContainer, decode};
+use crate::records::{ContainerRecord, decode};
+use crate::stored::StoredContainers;
 use crate::types::Container;
 
 /// The fields an update without a mask replaces.
@@ -53,21 +54,13 @@ impl Containers {
         .await
     }
 
-    /// Visits all containers by id, as of one moment, as they are stored. Does not wait for
-    /// anything; long lists should be walked off the async threads.
+    /// All containers as they are stored, as of now.
     ///
     /// # Errors
-    /// DataLoss for a damaged record; what `visit` returns.
-    pub fn walk_stored(
-        &self,
-        ctx: &Context,
-        visit: &mut dyn FnMut(StoredContainer<'_>) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    /// DataLoss when the database can't be read.
+    pub fn stored(&self, ctx: &Context) -> Result<StoredContainers> {
         let within = keys::within(Kind::Container, &ctx.namespace);
-        self.db.view()?.scan(&within, &mut |key, value| {
-            let [_, id] = keys::parts(key)?;
-            visit(StoredContainer::parse(&id, value)?)
-        })
+        Ok(StoredContainers::new(self.db.view()?, within.into_bytes()))
     }
 
     /// Visits the containers that match any of `filters`, by id, as of one moment. Does not wait

@@ -55,6 +55,7 @@ mod namespaces;
 mod records;
 mod sandboxes;
 mod snapshots;
+mod stored;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 mod types;
@@ -84,6 +85,7 @@ pub use namespaces::Namespaces;
 pub use records::StoredContainer;
 pub use sandboxes::Sandboxes;
 pub use snapshots::Snapshots;
+pub use stored::{StoredContainers, VisitStored};
 pub use types::{
     Container, ContentInfo, Image, ImageDelete, ImageUpdate, Lease, NamespaceInfo, Resource,
     Runtime, Sandbox, SharingPolicy,

@@ -26,6 +26,43 @@ pub trait KvRead {
     /// What the visitor returns; DataLoss or Unavailable when the database can't be read.
     fn scan_range(&self, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<()>;
 
+    /// The last key with `start <= key < end`. Looks at all of them unless the state can be read from
+    /// its end.
+    ///
+    /// # Errors
+    /// As [`KvRead::get`].
+    fn last_key(&self, start: &[u8], end: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        let mut last = None;
+        self.scan_range(start, end, &mut |key, _| {
+            last = Some(key.to_vec());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(last)
+    }
+
+    /// A key that parts those with `start <= key < end` in two: the first is below it, the last is
+    /// not, and about as many are on either side where keys are spread evenly. None for less than two
+    /// keys.
+    ///
+    /// # Errors
+    /// As [`KvRead::get`].
+    fn middle(&self, start: &[u8], end: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        let mut first = None;
+        self.scan_range(start, end, &mut |key, _| {
+            first = Some(key.to_vec());
+            Ok(ControlFlow::Break(()))
+        })?;
+        let (Some(first), Some(last)) = (first, self.last_key(start, end)?) else {
+            return Ok(None);
+        };
+        let same = first.iter().zip(&last).take_while(|(a, b)| a == b).count();
+        let Some(&high) = last.get(same) else { return Ok(None) };
+        let low = first.get(same).copied().unwrap_or(0);
+        let mut middle = last[..same].to_vec();
+        middle.push(low + (high - low).div_ceil(2));
+        Ok(Some(middle))
+    }
+
     /// Whether `key` has a value.
     ///
     /// # Errors
@@ -89,6 +126,10 @@ impl KvRead for Snapshot {
 
     fn scan_range(&self, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<()> {
         self.0.scan_range(start, end, visit)
+    }
+
+    fn last_key(&self, start: &[u8], end: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        self.0.last_key(start, end)
     }
 }
 

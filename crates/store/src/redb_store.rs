@@ -420,17 +420,25 @@ fn scan(
     if end.is_some_and(|end| end <= start) {
         return Ok(());
     }
-    let pairs = match end {
-        Some(end) => table.range(start..end),
-        None => table.range(start..),
-    };
-    for pair in pairs.map_err(read_error)? {
+    for pair in range(table, start, end)? {
         let (key, value) = pair.map_err(read_error)?;
         if visit(key.value(), value.value())?.is_break() {
             break;
         }
     }
     Ok(())
+}
+
+fn range<'a>(
+    table: &'a impl ReadableTable<Bytes, Bytes>,
+    start: &[u8],
+    end: Option<&[u8]>,
+) -> Result<redb::Range<'a, Bytes, Bytes>> {
+    let pairs = match end {
+        Some(end) => table.range(start..end),
+        None => table.range(start..),
+    };
+    pairs.map_err(read_error)
 }
 
 fn read_error(err: StorageError) -> Error {
@@ -444,6 +452,15 @@ impl KvRead for RedbState {
 
     fn scan_range(&self, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<()> {
         scan(&self.0, start, end, visit)
+    }
+
+    fn last_key(&self, start: &[u8], end: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(None);
+        }
+        let mut pairs = range(&self.0, start, end)?;
+        let last = pairs.next_back().transpose().map_err(read_error)?;
+        Ok(last.map(|(key, _)| key.value().to_vec()))
     }
 }
 

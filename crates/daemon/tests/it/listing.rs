@@ -85,3 +85,26 @@ async fn too_long_for_a_message() {
     assert_eq!(streamed, 5);
     daemon.stop().await;
 }
+
+/// A long list is read by two threads; it is the same list.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lists_are_whole_and_in_order() {
+    const COUNT: usize = 1_500;
+    let daemon = Harness::start().await;
+    let client = ContainersClient::new(daemon.channel());
+    let [_, least, _] = containers();
+    let mut ids: Vec<String> =
+        (0..COUNT).map(|n| format!("{}-{n:x}", ["a", "container", "z"][n % 3])).collect();
+    let creating = ids.iter().map(|id| {
+        let container = Some(Container { id: id.clone(), ..least.clone() });
+        let mut client = client.clone();
+        async move { client.create(ns(CreateContainerRequest { container })).await }
+    });
+    futures_util::future::try_join_all(creating).await.unwrap();
+    ids.sort_unstable();
+    let request = ListContainersRequest { filters: Vec::new() };
+    let listed = client.clone().list(ns(request)).await.unwrap().into_inner().containers;
+    let listed: Vec<String> = listed.into_iter().map(|container| container.id).collect();
+    assert_eq!(listed, ids);
+    daemon.stop().await;
+}

@@ -18,7 +18,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use gantry_api::containerd::services::containers::v1 as wire;
 use gantry_core::Context as CallContext;
 use gantry_errdefs::{Error, Result};
-use gantry_metadata::Db;
+use gantry_metadata::{Db, StoredContainer, StoredContainers};
 use prost::Message as _;
 use prost::encoding::encode_varint;
 use tonic::body::Body;
@@ -40,6 +40,9 @@ const CONTAINERS_KEY: u8 = 1 << 3 | 2;
 
 /// Encoded records are kept in pieces of about this many bytes, so that no buffer has to grow.
 const PIECE_LEN: usize = 64 * 1024;
+
+/// Containers that are not worth a second thread.
+const ALONE_COUNT: usize = 512;
 
 /// The containers service with its `List`.
 #[derive(Clone, Debug)]
@@ -103,23 +106,42 @@ async fn list(db: Db, request: http::Request<Body>, len_max: usize) -> Result<Ve
 }
 
 fn encode(db: &Db, ctx: &CallContext, filters: &[String], len_max: usize) -> Result<Vec<Bytes>> {
-    let mut pieces = Pieces::new(len_max);
     if filters.is_empty() {
-        // Nothing is to be looked at: what is stored goes out as it is.
-        let mut message = Vec::new();
-        db.containers().walk_stored(ctx, &mut |container| {
-            message.clear();
-            stored::put(&container, &mut message);
-            pieces.container(message.len(), |piece| piece.put_slice(&message))
-        })?;
-    } else {
-        db.containers().walk(ctx, filters, &mut |container| {
-            let container = convert::container_to_wire(container);
-            // A buffer that grows has room for it.
-            pieces.container(container.encoded_len(), |piece| container.encode_raw(piece))
-        })?;
+        return encode_all(&db.containers().stored(ctx)?, len_max);
     }
+    let mut pieces = Pieces::new(len_max);
+    db.containers().walk(ctx, filters, &mut |container| {
+        let container = convert::container_to_wire(container);
+        // A buffer that grows has room for it.
+        pieces.container(container.encoded_len(), |piece| container.encode_raw(piece))
+    })?;
     pieces.end()
+}
+
+/// Nothing is to be looked at: what is stored goes out as it is. The client waits for the length of
+/// all of it, so two threads read a long list.
+fn encode_all(stored: &StoredContainers, len_max: usize) -> Result<Vec<Bytes>> {
+    let mut pieces = Pieces::new(len_max);
+    let mut message = Vec::new();
+    let rest = stored.walk_some(ALONE_COUNT, &mut |found| pieces.stored(&found, &mut message))?;
+    let Some(rest) = rest else { return pieces.end() };
+    let (low, high) = rest.halves()?;
+    std::thread::scope(|scope| {
+        let high = high.map(|high| {
+            scope.spawn(move || {
+                let (mut pieces, mut message) =
+                    (Pieces::more(len_max.saturating_add(PREFIX_LEN)), Vec::new());
+                high.walk(&mut |found| pieces.stored(&found, &mut message))?;
+                Ok::<_, Error>(pieces)
+            })
+        });
+        low.walk(&mut |found| pieces.stored(&found, &mut message))?;
+        if let Some(high) = high {
+            let high = high.join();
+            pieces.append(high.map_err(|_| Error::internal("containers: list: panicked"))??)?;
+        }
+        pieces.end()
+    })
 }
 
 /// A message that grows, behind the prefix it has in a body.
@@ -134,11 +156,26 @@ struct Pieces {
 
 impl Pieces {
     fn new(len_max: usize) -> Self {
-        let mut piece = BytesMut::with_capacity(PIECE_LEN);
-        piece.put_bytes(0, PREFIX_LEN);
         // The prefix is none of the message.
-        let len_max = len_max.saturating_add(PREFIX_LEN);
-        Self { full: Vec::new(), full_len: 0, piece, len_max }
+        let mut first = Self::more(len_max.saturating_add(PREFIX_LEN));
+        first.piece.put_bytes(0, PREFIX_LEN);
+        first
+    }
+
+    /// Those that come behind others.
+    fn more(len_max: usize) -> Self {
+        Self { full: Vec::new(), full_len: 0, piece: BytesMut::with_capacity(PIECE_LEN), len_max }
+    }
+
+    /// Adds a container as it is stored; `message` is room for it.
+    fn stored(
+        &mut self,
+        container: &StoredContainer<'_>,
+        message: &mut Vec<u8>,
+    ) -> Result<ControlFlow<()>> {
+        message.clear();
+        stored::put(container, message);
+        self.container(message.len(), |piece| piece.put_slice(message))
     }
 
     /// Adds a container of `len` bytes, which `put` writes.
@@ -156,13 +193,27 @@ impl Pieces {
         self.piece.put_u8(CONTAINERS_KEY);
         encode_varint(len as u64, &mut self.piece);
         put(&mut self.piece);
-        if self.full_len + self.piece.len() > self.len_max {
-            let limit = self.len_max - PREFIX_LEN;
-            return Err(Error::resource_exhausted(format!(
-                "containers: list: longer than {limit} bytes, ask by filters or as a stream"
-            )));
-        }
+        self.check()?;
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Puts those behind these.
+    fn append(&mut self, mut more: Self) -> Result<()> {
+        self.push();
+        more.push();
+        self.full.append(&mut more.full);
+        self.full_len += more.full_len;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.full_len + self.piece.len() <= self.len_max {
+            return Ok(());
+        }
+        let limit = self.len_max - PREFIX_LEN;
+        Err(Error::resource_exhausted(format!(
+            "containers: list: longer than {limit} bytes, ask by filters or as a stream"
+        )))
     }
 
     fn push(&mut self) {

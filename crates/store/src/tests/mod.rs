@@ -298,6 +298,35 @@ fn the_file_does_not_grow_with_pairs() {
 }
 
 #[test]
+fn a_middle_has_keys_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let redb = RedbStore::open(dir.path().join("db"), &Options::default()).unwrap();
+    let stores: [&dyn Store; 2] = [&redb, &MemStore::default()];
+    for store in stores {
+        let middle = || store.view().unwrap().middle(b"k/", Some(b"k0")).unwrap();
+        let put = |key: &'static [u8]| {
+            store
+                .update_blocking(move |txn| {
+                    txn.put(key, *b"1");
+                    Ok(())
+                })
+                .unwrap();
+        };
+        put(b"j/before");
+        put(b"k0");
+        assert_eq!(middle(), None);
+        put(b"k/a");
+        assert_eq!(middle(), None);
+        put(b"k/a\0");
+        assert_eq!(middle().as_deref(), Some(b"k/a\0".as_slice()));
+        put(b"k/d");
+        assert_eq!(middle().as_deref(), Some(b"k/c".as_slice()));
+        let last = store.view().unwrap().last_key(b"k/", Some(b"k0")).unwrap();
+        assert_eq!(last.as_deref(), Some(b"k/d".as_slice()));
+    }
+}
+
+#[test]
 fn prefix_ends() {
     assert_eq!(prefix_end(b"a").as_deref(), Some(&b"b"[..]));
     assert_eq!(prefix_end(&[1, 0xff]).as_deref(), Some(&[2][..]));
