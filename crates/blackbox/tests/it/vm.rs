@@ -1,5 +1,5 @@
 //! What needs cgroup v2 and full capabilities, in the small machine: run, stats, out of memory,
-//! pause, update, kill.
+//! pause, kill.
 
 use std::path::PathBuf;
 use std::time::Duration;
