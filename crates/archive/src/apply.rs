@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use gantry_core::Digest;
 use gantry_errdefs::{Class, Error, Result};
-use gantry_sys::durable::start_writeback;
+use gantry_sys::durable::Writeback;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 use tracing::{debug, warn};
@@ -25,11 +25,8 @@ use crate::remove::{self, Written};
 use crate::view::{Dir, Missing, Node, Overlay, View, child_path, needs_lowers, os};
 use crate::{Limits, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, copyup};
 
-/// Bytes of a file after which the kernel is asked to start putting them on disk, so that the sync
-/// before the commit has little left to do.
-const WRITEBACK_BYTES: u64 = 8 << 20;
-
-/// Files smaller than this are left to that sync: asking costs a call each.
+/// Files smaller than this go to disk with the sync before the commit: asking earlier costs a call
+/// each.
 const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
 
 /// The kind of directory a layer is applied onto, and so the way deletions are written.
@@ -351,18 +348,16 @@ impl Applying {
         let written = |e: std::io::Error| Error::io(format!("write {path:?}"), e);
         match &entry.sparse {
             None => {
-                let (mut end, mut started) = (0, 0);
+                let (mut end, mut writeback) = (0, Writeback::default());
                 archive.content(entry.size, |piece| {
                     file.write_all(piece).map_err(written)?;
                     end += piece.len() as u64;
-                    // The rest of a small file goes with the sync.
-                    let due = end == entry.size && end >= WRITEBACK_BYTES_MIN;
-                    if due || end - started >= WRITEBACK_BYTES {
-                        start_writeback(&file, started, end - started);
-                        started = end;
-                    }
+                    writeback.wrote(&file, end);
                     Ok(())
                 })?;
+                if end >= WRITEBACK_BYTES_MIN {
+                    writeback.start(&file, end);
+                }
             }
             Some(sparse) => {
                 file.set_len(sparse.size).map_err(written)?;

@@ -121,8 +121,8 @@ pub(crate) fn none() -> HashMap<String, String> {
 /// Rounds of [`rates`]. Between two of them the other daemon has its turn.
 const ROUNDS: usize = 21;
 
-/// The [`rate`] of `count` calls on each daemon: the median of many short rounds in turns, so that a disk
-/// that is slow for a while is slow for both.
+/// The [`rate`] of `count` calls on each daemon: the median of many short rounds in turns, so that a
+/// disk that is slow for a while is slow for both.
 pub(crate) async fn rates<F, W>(
     pair: &Pair,
     count: usize,

@@ -15,6 +15,7 @@ pub mod image;
 pub mod labels;
 pub mod platforms;
 pub mod reference;
+pub mod sizes;
 pub mod timestamp;
 
 pub use any::Any;

@@ -54,14 +54,19 @@ impl Imaging {
 fn differs(config: &Config, walking: &Differ, proxies: &Proxies) -> Result<Differs> {
     let mut chain: Vec<Arc<dyn LayerDiffer>> = Vec::new();
     for name in &config.plugins.diff.default {
-        chain.push(match proxies.differs.get(name) {
-            Some(differ) => Arc::clone(differ),
-            None if name == plugins::WALKING => Arc::new(walking.clone()),
-            None if name == plugins::EROFS => Arc::new(ErofsDiffer::new(walking.clone())),
-            None => return Err(not_loaded("diff service", name)),
-        });
+        chain.push(named(name, walking, proxies).ok_or_else(|| not_loaded("diff service", name))?);
     }
     Ok(Differs::new(chain))
+}
+
+/// The differ of this name: that of another process, or ours.
+fn named(name: &str, walking: &Differ, proxies: &Proxies) -> Option<Arc<dyn LayerDiffer>> {
+    match proxies.differs.get(name) {
+        Some(differ) => Some(Arc::clone(differ)),
+        None if name == plugins::WALKING => Some(Arc::new(walking.clone())),
+        None if name == plugins::EROFS => Some(Arc::new(ErofsDiffer::new(walking.clone()))),
+        None => None,
+    }
 }
 
 /// The differs by which the transfer service unpacks into a snapshotter, where they are not ours.
@@ -70,15 +75,14 @@ fn appliers(
     walking: &Differ,
     proxies: &Proxies,
 ) -> Result<BTreeMap<String, Arc<dyn LayerDiffer>>> {
-    let mut appliers: BTreeMap<String, Arc<dyn LayerDiffer>> = BTreeMap::new();
+    let mut appliers = BTreeMap::new();
     for unpack in &config.plugins.transfer.unpack_config {
         let name = unpack.differ.as_str();
-        let differ: Arc<dyn LayerDiffer> = match proxies.differs.get(name) {
-            _ if name.is_empty() || name == plugins::WALKING => continue,
-            Some(differ) => Arc::clone(differ),
-            None if name == plugins::EROFS => Arc::new(ErofsDiffer::new(walking.clone())),
-            None => return Err(not_loaded("transfer service", name)),
-        };
+        if name.is_empty() || name == plugins::WALKING {
+            continue;
+        }
+        let differ = named(name, walking, proxies);
+        let differ = differ.ok_or_else(|| not_loaded("transfer service", name))?;
         appliers.insert(unpack.snapshotter.clone(), differ);
     }
     Ok(appliers)

@@ -6,14 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use gantry_doctor::Unclean;
 use gantry_errdefs::{Result, ResultExt as _};
-use gantry_sys::durable;
+use gantry_sys::{durable, machine};
 
 /// Name of the file below the root: the boot of the machine and the start of the daemon, in
 /// seconds since 1970, a line each.
 const NAME: &str = "gantry.running";
-
-/// Changes with each boot of the machine.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The mark below one root.
 #[derive(Debug)]
@@ -32,16 +29,16 @@ impl Marker {
     pub(crate) fn set(root: &Path) -> Result<(Self, Option<Unclean>)> {
         let path = root.join(NAME);
         let what = || path.display().to_string();
-        let boot = std::fs::read_to_string(BOOT_ID).context(|| BOOT_ID)?;
+        let boot = machine::boot_id().context(|| machine::BOOT_ID)?;
         let found = durable::read_optional(&path).context(what)?;
-        let unclean = found.map(|text| parse(&String::from_utf8_lossy(&text), boot.trim()));
+        let unclean = found.map(|text| parse(&String::from_utf8_lossy(&text), &boot));
         // What an unclean end left unverified stays to be verified if this daemon ends so too.
         let now = SystemTime::now();
         let since = match unclean {
             Some(Unclean { since, .. }) => since.unwrap_or(SystemTime::UNIX_EPOCH),
             None => now,
         };
-        let marker = Self { path: path.clone(), boot: boot.trim().to_owned(), started: now };
+        let marker = Self { path: path.clone(), boot, started: now };
         marker.write(since).context(what)?;
         Ok((marker, unclean))
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gantry_core::sizes;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_snapshots::{
     Blockfile, BlockfileConfig, Btrfs, BtrfsConfig, Erofs, ErofsConfig, Native, NativeConfig,
@@ -127,23 +128,9 @@ fn erofs(section: &config::Erofs) -> Result<ErofsConfig> {
     })
 }
 
-/// A size as people write it, `512M` or `10 GiB`; units are powers of 1024. Empty is 0.
+/// A size, see [`sizes::parse_spaced`]; empty is 0.
 fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Some(0);
-    }
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    if text.trim().is_empty() { Some(0) } else { sizes::parse_spaced(text) }
 }
 
 fn blockfile(section: &config::Blockfile) -> BlockfileConfig {

@@ -219,7 +219,7 @@ impl Unpacker {
     /// Unpacks one layer; false when its snapshot was there already (then it joins the lease of
     /// `ctx`, which should have one). Concurrent calls for one chain ID wait for the first. The
     /// work ends soon after the future is dropped, and leaves no snapshot. The snapshot is durable
-    /// with the caller's next write, or [`Db::sync`].
+    /// with the caller's next write.
     ///
     /// # Errors
     /// As [`Self::unpack`]; NotFound when the parent is not there.

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use gantry_core::sizes;
 use gantry_errdefs::{Error, Result, ResultExt as _};
 use gantry_mount::Mount;
 
@@ -177,17 +178,7 @@ impl Kind {
 }
 
 fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    let size = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    let size = sizes::parse(text)?;
     (SIZE_MIN..=SIZE_MAX).contains(&size).then_some(size)
 }
 

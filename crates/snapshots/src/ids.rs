@@ -94,12 +94,8 @@ fn can_remap(root: &Path) -> bool {
     use std::os::fd::AsFd as _;
     /// Linux 5.19: overlayfs over id-mapped layers.
     const OVERLAY_IDMAP_SINCE: (u32, u32) = (5, 19);
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let range = IdRange { inside: 0, outside: 0, length: 1 };
-    version >= OVERLAY_IDMAP_SINCE
+    gantry_sys::machine::kernel_version() >= OVERLAY_IDMAP_SINCE
         && userns::create(&[range], &[range])
             .and_then(|ns| gantry_sys::mountattr::idmapped_tree(root, ns.as_fd(), false))
             .is_ok()

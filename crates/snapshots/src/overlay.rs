@@ -101,8 +101,8 @@ impl Overlay {
     /// something of its own to write to.
     fn is_volatile(&self, snapshot: &Snapshot) -> bool {
         let writable = snapshot.info.kind == Kind::Active && !snapshot.parents.is_empty();
-        let asked = self.takes_volatile && volatile::is_asked(&snapshot.info.labels);
-        writable && (asked || self.options.iter().any(|o| o == volatile::OPTION))
+        let labels = &snapshot.info.labels;
+        writable && volatile::is_wanted(self.takes_volatile, &self.options, labels)
     }
 }
 
@@ -156,10 +156,7 @@ impl Layout for Overlay {
         let mut options = self.options.clone();
         if self.is_volatile(snapshot) {
             let dir = root.at(snapshot.id);
-            volatile::ready(&dir, &self.tree(&dir), &dir.join("work"))?;
-            if !options.iter().any(|o| o == volatile::OPTION) {
-                options.push(volatile::OPTION.to_owned());
-            }
+            volatile::ready(&mut options, &dir, &self.tree(&dir), &dir.join("work"))?;
         }
         options.extend(id_options);
         if active {

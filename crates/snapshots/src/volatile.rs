@@ -18,39 +18,46 @@ use std::path::{Path, PathBuf};
 
 use gantry_core::Labels;
 use gantry_errdefs::{Error, Result, ResultExt as _};
+use gantry_sys::machine;
 
 use crate::label;
 
 /// The overlay option.
-pub(crate) const OPTION: &str = "volatile";
-
-/// Who tells the boots of this machine apart.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const OPTION: &str = "volatile";
 
 /// The kernel from which on overlays can be mounted so.
 const KERNEL_MIN: (u32, u32) = (5, 10);
 
 /// Whether this kernel has the option.
 pub(crate) fn is_supported() -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= KERNEL_MIN,
-        _ => false,
-    }
+    machine::kernel_version() >= KERNEL_MIN
 }
 
-/// Whether the labels of a snapshot ask for it.
-pub(crate) fn is_asked(labels: &Labels) -> bool {
-    labels.get(label::VOLATILE).is_some_and(|value| value == "true")
+/// Whether a snapshot with these labels is mounted so: all are, by the `options` of every mount, or
+/// the labels ask for it and the kernel is one that `takes` it.
+pub(crate) fn is_wanted(takes: bool, options: &[String], labels: &Labels) -> bool {
+    let asked = takes && labels.get(label::VOLATILE).is_some_and(|value| value == "true");
+    asked || has_option(options)
 }
 
-/// Makes the snapshot in `dir`, with these upper and work directories, ready to be mounted.
+fn has_option(options: &[String]) -> bool {
+    options.iter().any(|option| option == OPTION)
+}
+
+/// Makes the snapshot in `dir`, with these upper and work directories, ready to be mounted with
+/// `options`, which get the one for it.
 ///
 /// # Errors
 /// FailedPrecondition when the machine went down since it was used; the I/O error.
-pub(crate) fn ready(dir: &Path, upper: &Path, work: &Path) -> Result<()> {
+pub(crate) fn ready(
+    options: &mut Vec<String>,
+    dir: &Path,
+    upper: &Path,
+    work: &Path,
+) -> Result<()> {
+    if !has_option(options) {
+        options.push(OPTION.to_owned());
+    }
     check(dir, upper, work)?;
     let what = || dir.display().to_string();
     let (note, boot) = (note(dir), boot_id()?);
@@ -114,6 +121,5 @@ fn mark(work: &Path) -> PathBuf {
 }
 
 fn boot_id() -> Result<PathBuf> {
-    let id = fs::read_to_string(BOOT_ID).context(|| BOOT_ID.to_owned())?;
-    Ok(PathBuf::from(id.trim()))
+    machine::boot_id().map(PathBuf::from).context(|| machine::BOOT_ID)
 }

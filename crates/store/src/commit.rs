@@ -78,7 +78,7 @@ impl Shared {
             return Ok(hooks);
         }
         let logged = self.append(strict, copier)?;
-        self.finish(txn, logged && !copier.checkpoint_is_due(), copier)?;
+        self.finish(txn, logged, copier)?;
         committed();
         Ok(hooks)
     }
@@ -101,10 +101,10 @@ impl Shared {
         note(&writes, copier.frame());
         let small = len(&writes) <= AHEAD_BYTES_MAX;
         let logged = self.append(strict, copier)?;
-        if !logged || !small || copier.checkpoint_is_due() {
+        if !logged || !small {
             merge(&mut table, &writes).map_err(|e| self.failed(e))?;
             drop(table);
-            self.finish(txn, logged && !copier.checkpoint_is_due(), copier)?;
+            self.finish(txn, logged, copier)?;
             committed();
             return Ok(hooks);
         }
@@ -141,10 +141,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Appends what was noted to the log. False when the database has to be durable by itself.
+    /// Appends what was noted to the log. False when the database has to be durable by itself: the
+    /// log failed, or a checkpoint is due.
     fn append(&self, strict: bool, copier: &mut Copier) -> Result<bool> {
         gantry_failpoint::hit("store.commit").context(|| self.path.display().to_string())?;
-        Ok(copier.append(strict))
+        Ok(copier.append(strict) && !copier.checkpoint_is_due())
     }
 
     /// Commits to the database: in memory when the log has it, else durably, with a note of where

@@ -89,6 +89,39 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
     }
 }
 
+/// Has the kernel put a long file on disk while it is still being written, so that the sync at its
+/// end has little left to do.
+#[derive(Debug, Default)]
+pub struct Writeback {
+    /// Up to where that was asked for, or is left to the sync.
+    begun: u64,
+}
+
+impl Writeback {
+    /// Bytes written between two times the kernel is asked.
+    const BYTES: u64 = 8 << 20;
+
+    /// For a file whose first `begun` bytes are left to the sync.
+    pub fn after(begun: u64) -> Self {
+        Self { begun }
+    }
+
+    /// `file` has been written up to `end`, without a gap.
+    pub fn wrote(&mut self, file: &File, end: u64) {
+        if end - self.begun >= Self::BYTES {
+            self.start(file, end);
+        }
+    }
+
+    /// Starts with all up to `end`, however little.
+    pub fn start(&mut self, file: &File, end: u64) {
+        if end > self.begun {
+            start_writeback(file, self.begun, end - self.begun);
+            self.begun = end;
+        }
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

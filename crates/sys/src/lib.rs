@@ -9,6 +9,7 @@ pub mod durable;
 pub mod enter;
 pub mod exec;
 pub mod loopdev;
+pub mod machine;
 pub mod memory;
 pub mod mountattr;
 pub mod program;

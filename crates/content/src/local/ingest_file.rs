@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use bytes::Bytes;
 use gantry_core::{Algorithm, Digest, Digester};
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_sys::durable::start_writeback;
+use gantry_sys::durable::Writeback;
 
 use super::Shared;
 use super::active::RefLock;
@@ -16,10 +16,6 @@ use super::ingest::Ingest;
 /// Bytes gathered before they are written: registries and gRPC clients send pieces of 16 to 32
 /// KiB, and a trip to the blocking pool for each would cost more than the write.
 const GATHER_BYTES_MAX: usize = 256 * 1024;
-
-/// Bytes written before the kernel is asked to start putting them on disk, so that the sync at the
-/// end of a big layer has little left to do.
-const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Bytes read at once to hash what is stored already.
 const REHASH_BYTES: usize = 1024 * 1024;
@@ -42,7 +38,7 @@ pub(super) struct IngestFile {
     /// Bytes in the file.
     stored: u64,
     /// Bytes the kernel was asked to write back.
-    written_back: u64,
+    writeback: Writeback,
     /// Bytes to be stored after those in the file.
     gathered: Vec<u8>,
     /// A write failed, so file and digester may differ; only reopening helps.
@@ -62,7 +58,7 @@ impl IngestFile {
             algorithm,
             digester: Digester::new(algorithm),
             stored: 0,
-            written_back: 0,
+            writeback: Writeback::default(),
             gathered: Vec::new(),
             broken: false,
             finished: false,
@@ -82,7 +78,7 @@ impl IngestFile {
         stored.finished = true;
         stored.rehash()?;
         stored.finished = false;
-        stored.written_back = stored.stored;
+        stored.writeback = Writeback::after(stored.stored);
         stored.lock.set_offset(stored.stored);
         Ok(stored)
     }
@@ -154,10 +150,7 @@ impl IngestFile {
         }
         self.stored += data.len() as u64;
         self.lock.set_offset(self.stored);
-        if self.stored - self.written_back >= WRITEBACK_BYTES {
-            start_writeback(file, self.written_back, self.stored - self.written_back);
-            self.written_back = self.stored;
-        }
+        self.writeback.wrote(file, self.stored);
         Ok(())
     }
 
@@ -182,7 +175,7 @@ impl IngestFile {
             None => self.gathered.truncate(usize::try_from(size).unwrap_or(usize::MAX)),
         }
         self.rehash()?;
-        self.written_back = self.stored;
+        self.writeback = Writeback::after(self.stored);
         self.lock.set_offset(self.offset());
         self.broken = false;
         Ok(())

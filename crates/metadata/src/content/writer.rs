@@ -174,7 +174,7 @@ impl ContentWriter {
         ingest.own(size).await?.truncate(size).await
     }
 
-    /// Turns the ingest into a blob of the namespace, durable when this returns (see [`Db::relaxed`]). `size` is
+    /// Turns the ingest into a blob of the namespace, durable when this returns. `size` is
     /// checked unless 0, `expected` unless `None`. Publishes `/content/create`. On failure the
     /// reference is free again and the bytes are kept, except for AlreadyExists.
     ///

@@ -129,8 +129,7 @@ fn encode_all(stored: &StoredContainers, len_max: usize) -> Result<Vec<Bytes>> {
     std::thread::scope(|scope| {
         let high = high.map(|high| {
             scope.spawn(move || {
-                let (mut pieces, mut message) =
-                    (Pieces::more(len_max.saturating_add(PREFIX_LEN)), Vec::new());
+                let (mut pieces, mut message) = (Pieces::more(len_max), Vec::new());
                 high.walk(&mut |found| pieces.stored(&found, &mut message))?;
                 Ok::<_, Error>(pieces)
             })
@@ -156,14 +155,15 @@ struct Pieces {
 
 impl Pieces {
     fn new(len_max: usize) -> Self {
-        // The prefix is none of the message.
-        let mut first = Self::more(len_max.saturating_add(PREFIX_LEN));
+        let mut first = Self::more(len_max);
         first.piece.put_bytes(0, PREFIX_LEN);
         first
     }
 
     /// Those that come behind others.
     fn more(len_max: usize) -> Self {
+        // The prefix is none of the message.
+        let len_max = len_max.saturating_add(PREFIX_LEN);
         Self { full: Vec::new(), full_len: 0, piece: BytesMut::with_capacity(PIECE_LEN), len_max }
     }
 

@@ -265,8 +265,7 @@ impl<L: Layout> Engine<L> {
                     let mounts = engine.mounts_of(snapshot).await;
                     if mounts.is_err() {
                         // Nobody has heard of it.
-                        let id = engine.0.records.remove(key).await?;
-                        engine.blocking(move |s| s.discarded(id)).await?;
+                        engine.take_away(key).await?;
                     }
                     mounts
                 }
@@ -279,6 +278,12 @@ impl<L: Layout> Engine<L> {
             }
         })
         .await
+    }
+
+    /// Removes a record, and then what it names.
+    async fn take_away(&self, key: String) -> Result<()> {
+        let id = self.0.records.remove(key).await?;
+        self.blocking(move |s| s.discarded(id)).await
     }
 
     async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
@@ -349,11 +354,7 @@ impl<L: Layout> Snapshotter for Engine<L> {
     async fn remove(&self, key: &str) -> Result<()> {
         let engine = self.clone();
         let key = key.to_owned();
-        to_the_end(async move {
-            let id = engine.0.records.remove(key).await?;
-            engine.blocking(move |s| s.discarded(id)).await
-        })
-        .await
+        to_the_end(async move { engine.take_away(key).await }).await
     }
 
     async fn walk(&self, visit: &mut (dyn FnMut(Info) -> Result<()> + Send)) -> Result<()> {

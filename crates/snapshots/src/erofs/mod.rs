@@ -162,12 +162,6 @@ impl Layers {
         Ok(())
     }
 
-    /// As of the overlayfs snapshotter.
-    fn is_volatile(&self, labels: &Labels) -> bool {
-        let asked = self.takes_volatile && volatile::is_asked(labels);
-        asked || self.options.iter().any(|o| o == volatile::OPTION)
-    }
-
     /// Where the image of the committed snapshot in `dir` is mounted.
     fn mounted(&self, dir: &Path) -> Result<PathBuf> {
         let place = mount_point(dir);
@@ -287,11 +281,10 @@ impl Layout for Layers {
             _ => {}
         }
         let mut options = self.options.clone();
-        if active && self.is_volatile(&snapshot.info.labels) {
-            volatile::ready(&own, &upper(&own), &writable_dir(&own).join("work"))?;
-            if !options.iter().any(|o| o == volatile::OPTION) {
-                options.push(volatile::OPTION.to_owned());
-            }
+        let labels = &snapshot.info.labels;
+        if active && volatile::is_wanted(self.takes_volatile, &self.options, labels) {
+            let work = writable_dir(&own).join("work");
+            volatile::ready(&mut options, &own, &upper(&own), &work)?;
         }
         options.extend(id_options.iter().cloned());
         if active {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -39,16 +38,6 @@ fn set(store: &RedbStore, key: u8, value: Option<Vec<u8>>, relaxed: bool) {
     }
 }
 
-fn open_with(path: &Path, faults: &Arc<Faults>) -> RedbStore {
-    open_how(path, faults, false)
-}
-
-fn open_how(path: &Path, faults: &Arc<Faults>, no_sync: bool) -> RedbStore {
-    drop(RedbStore::open(path, &Options::default()).unwrap());
-    let options = Options { faults: Some(Arc::clone(faults)), no_sync, ..Options::default() };
-    RedbStore::open(path, &options).unwrap()
-}
-
 #[derive(Clone, Debug)]
 struct Write {
     key: u8,
@@ -80,7 +69,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
         let faults = Arc::new(Faults::default());
-        let store = open_how(&path, &faults, no_sync);
+        let store = faults.open(&path, no_sync);
         // States that may be found: the last durable one and those after it.
         let mut may_be = vec![State::new()];
         for Write { key, value, relaxed, cut } in writes {
@@ -115,7 +104,7 @@ fn without_syncs_the_last_commits_are_lost_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    let store = open_how(&path, &faults, true);
+    let store = faults.open(&path, true);
     let mut states = vec![state(&store)];
     let mut lost_some = false;
     for n in 0..COMMITS {
@@ -143,7 +132,7 @@ fn checkpoints_keep_what_is_replayed_small() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    let store = open_with(&path, &faults);
+    let store = faults.open(&path, false);
     for n in 0..COMMITS {
         set(&store, n % 7, Some(vec![n; VALUE_LEN]), false);
     }
@@ -164,7 +153,7 @@ fn a_kill_takes_nothing_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    let store = open_with(&path, &faults);
+    let store = faults.open(&path, false);
     set(&store, 1, Some(b"durable".to_vec()), false);
     set(&store, 2, Some(b"relaxed".to_vec()), true);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -178,7 +167,7 @@ fn a_lost_log_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    let store = open_with(&path, &faults);
+    let store = faults.open(&path, false);
     set(&store, 1, Some(b"1".to_vec()), false);
     let elsewhere = tempfile::tempdir().unwrap();
     let copy = faults.cut_power(&path, elsewhere.path(), 0);

@@ -25,6 +25,13 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
+    /// Opens the database at `path` on a disk with these faults, made beforehand on a good one.
+    pub(crate) fn open(self: &Arc<Self>, path: &Path, no_sync: bool) -> RedbStore {
+        drop(RedbStore::open(path, &Options::default()).unwrap());
+        let options = Options { faults: Some(Arc::clone(self)), no_sync, ..Options::default() };
+        RedbStore::open(path, &options).unwrap()
+    }
+
     pub(crate) fn check_log(faults: Option<&Arc<Self>>) -> io::Result<()> {
         faults.map_or(Ok(()), |faults| {
             check(&faults.write)?;
@@ -120,10 +127,8 @@ fn put(store: &RedbStore, key: &'static str) -> gantry_errdefs::Result<()> {
 fn a_disk_that_comes_back_is_written_to_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    drop(RedbStore::open(&path, &Options::default()).unwrap());
     let faults = Arc::new(Faults::default());
-    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
-    let store = RedbStore::open(&path, &options).unwrap();
+    let store = faults.open(&path, false);
     put(&store, "before").unwrap();
     for fault in [&faults.write, &faults.sync] {
         let held = store.view().unwrap();
@@ -149,9 +154,7 @@ fn a_log_that_fails_leaves_it_to_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    drop(RedbStore::open(&path, &Options::default()).unwrap());
-    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
-    let store = RedbStore::open(&path, &options).unwrap();
+    let store = faults.open(&path, false);
     put(&store, "before").unwrap();
     faults.log.store(true, Ordering::Relaxed);
     put(&store, "meanwhile").unwrap();
@@ -172,9 +175,7 @@ fn a_database_that_does_not_follow_gets_it_from_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    drop(RedbStore::open(&path, &Options::default()).unwrap());
-    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
-    let store = RedbStore::open(&path, &options).unwrap();
+    let store = faults.open(&path, false);
     put(&store, "before").unwrap();
     let held = store.view().unwrap();
     faults.follow.store(true, Ordering::Relaxed);

@@ -237,9 +237,7 @@ async fn relaxed_writes_are_seen_at_once_and_durable_with_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let faults = Arc::new(Faults::default());
-    drop(RedbStore::open(&path, &Options::default()).unwrap());
-    let options = Options { faults: Some(Arc::clone(&faults)), ..Options::default() };
-    let store = Arc::new(RedbStore::open(&path, &options).unwrap());
+    let store = Arc::new(faults.open(&path, false));
     let put = |key: &'static [u8]| {
         let store = Arc::clone(&store);
         async move {
