@@ -15,6 +15,7 @@ use gantry_core::Digest;
 use gantry_testkit::{Compression, Ctr, Daemon, DaemonKind, Image, Registry};
 
 use crate::cost::{self, Cost};
+use crate::parts::Parts;
 use crate::report::Report;
 
 /// Rounds per image.
@@ -32,21 +33,20 @@ const PLAIN_BYTES_MAX: usize = 32 << 20;
 
 const KINDS: [DaemonKind; 2] = [DaemonKind::Containerd, DaemonKind::Gantryd];
 
-/// The parts, which are arguments of the program behind `images-`.
-const PARTS: [&str; 6] = ["big-gzip", "big-zstd", "small-gzip", "small-zstd", "layer", "list"];
+/// The parts.
+pub(crate) const PARTS: Parts = Parts {
+    bench: "images",
+    names: &["big-gzip", "big-zstd", "small-gzip", "small-zstd", "layer", "list"],
+};
 
 /// Runs the parts that `wanted` names; all of them when it names none or `images`.
 pub(crate) fn run(report: &mut Report, wanted: &[String]) {
-    let all = wanted.is_empty() || wanted.iter().any(|w| w == "images");
-    let parts = PARTS
-        .iter()
-        .filter(|part| all || wanted.iter().any(|w| w.strip_prefix("images-") == Some(part)));
-    for part in parts {
+    for part in PARTS.chosen(wanted) {
         let compression = match part.ends_with("zstd") {
             true => Compression::Zstd,
             false => Compression::Gzip,
         };
-        match *part {
+        match part {
             "list" => list::run(report),
             "layer" => {
                 let image = material::kept("layer", || {
@@ -64,11 +64,6 @@ pub(crate) fn run(report: &mut Report, wanted: &[String]) {
             }
         }
     }
-}
-
-/// Whether an argument of the program is for this bench.
-pub(crate) fn is_part(wanted: &str) -> bool {
-    wanted.strip_prefix("images-").is_some_and(|part| PARTS.contains(&part))
 }
 
 /// Measures the ways of `image`: the pull alone, or `all`.

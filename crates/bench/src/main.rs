@@ -21,6 +21,7 @@ mod events;
 mod images;
 mod life;
 mod memory;
+mod parts;
 mod phases;
 mod records;
 mod report;
@@ -85,8 +86,7 @@ pub(crate) async fn with_image(daemon: Daemon) -> Result<(Daemon, Client)> {
 
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let of_images = |w: &String| w == "images" || images::is_part(w);
-    if !wanted.is_empty() && wanted.iter().all(of_images) {
+    if !wanted.is_empty() && wanted.iter().all(|w| images::PARTS.has(w)) {
         let mut report = Report::new();
         images::run(&mut report, &wanted);
         print!("{report}");
@@ -104,7 +104,7 @@ fn main() -> Result<()> {
         if want("idle") {
             memory::run_idle(&pair, &mut report).await;
         }
-        if wanted.is_empty() || wanted.iter().any(|w| records::is_part(w)) {
+        if wanted.is_empty() || wanted.iter().any(|w| records::PARTS.has(w)) {
             records::run(&pair, &mut report, &wanted).await?;
         }
         if want("content") {
@@ -134,7 +134,7 @@ fn main() -> Result<()> {
         if wanted.iter().any(|w| w == "endurance") {
             endurance::run(&pair).await?;
         }
-        if wanted.is_empty() || wanted.iter().any(of_images) {
+        if wanted.is_empty() || wanted.iter().any(|w| images::PARTS.has(w)) {
             images::run(&mut report, &wanted);
         }
         print!("{report}");

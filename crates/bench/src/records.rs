@@ -9,6 +9,7 @@ use gantry_errdefs::Result;
 use crate::Pair;
 use crate::client::{Client, pinned, rate, rates};
 use crate::life::settle;
+use crate::parts::Parts;
 use crate::report::Report;
 
 const PAIRS: usize = 4000;
@@ -16,23 +17,14 @@ const LISTED: usize = 10_000;
 const LISTS: usize = 11;
 const WORKERS: usize = 16;
 
-/// The parts, which are arguments of the program behind `records-`.
-const PARTS: [&str; 3] = ["containers", "snapshots", "list"];
-
-/// Whether `wanted` names this bench or one of its parts.
-pub(crate) fn is_part(wanted: &str) -> bool {
-    wanted == "records" || part_of(wanted).is_some()
-}
-
-fn part_of(wanted: &str) -> Option<&'static str> {
-    let part = wanted.strip_prefix("records-")?;
-    PARTS.into_iter().find(|known| *known == part)
-}
+/// The parts.
+pub(crate) const PARTS: Parts =
+    Parts { bench: "records", names: &["containers", "snapshots", "list"] };
 
 /// Runs the parts that `wanted` names; all of them when it names none or `records`.
 pub(crate) async fn run(pair: &Pair, report: &mut Report, wanted: &[String]) -> Result<()> {
-    let all = wanted.is_empty() || wanted.iter().any(|w| w == "records");
-    let want = |part| all || wanted.iter().any(|w| part_of(w) == Some(part));
+    let parts = PARTS.chosen(wanted);
+    let want = |part| parts.contains(&part);
     for workers in [1, WORKERS] {
         if want("containers") {
             let rates =
