@@ -6,7 +6,8 @@
 //! holds the [`Position`] up to which it has the log; opening replays the rest.
 //!
 //! The file is filled with zeros ahead of what is written, so that a sync has no size and no
-//! extents to write. A frame of no length ends what is read.
+//! extents to write. Frames that nobody waits for extend it as they come, and the sync after them
+//! fills what follows. A frame of no length, or the end of the file, ends what is read.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -49,7 +50,7 @@ pub(crate) struct Log {
     number: u64,
     /// Where the next frame goes.
     end: u64,
-    /// Up to where the file is filled.
+    /// Up to where the file is filled, durably; less than `end` when frames have extended it.
     room: u64,
     /// Up to where it is durable.
     synced: u64,
@@ -98,12 +99,8 @@ impl Log {
     pub(crate) fn append(&mut self, frame: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         crate::tests::Faults::check_log(self.faults.as_ref())?;
-        let end = self.end + frame.len() as u64;
-        if end > self.room {
-            self.fill(frame.len() as u64 + self.end.clamp(FIRST_ROOM_LEN, ROOM_LEN))?;
-        }
         self.file.write_all_at(frame, self.end)?;
-        self.end = end;
+        self.end += frame.len() as u64;
         Ok(())
     }
 
@@ -116,7 +113,11 @@ impl Log {
             return Ok(());
         }
         gantry_failpoint::hit("store.log.sync")?;
-        self.file.sync_data()?;
+        if self.end > self.room {
+            self.fill(self.end.clamp(FIRST_ROOM_LEN, ROOM_LEN))?;
+        } else {
+            self.file.sync_data()?;
+        }
         self.synced = self.end;
         #[cfg(test)]
         crate::tests::Faults::log_synced(self.faults.as_ref(), &self.path, self.end);
@@ -136,17 +137,19 @@ impl Log {
         }
     }
 
+    /// Writes `len` zeros after the last frame and makes all durable, with the size and the extents,
+    /// which the syncs after this need not write.
     fn fill(&mut self, len: u64) -> io::Result<()> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        let room = self.end + len;
-        while self.room < room {
-            let piece =
-                usize::try_from(room - self.room).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
-            self.file.write_all_at(&ZEROS[..piece], self.room)?;
-            self.room += piece as u64;
+        let (mut at, room) = (self.end, self.end + len);
+        while at < room {
+            let piece = usize::try_from(room - at).map_or(ZEROS.len(), |n| n.min(ZEROS.len()));
+            self.file.write_all_at(&ZEROS[..piece], at)?;
+            at += piece as u64;
         }
-        // With the size and the extents, which the syncs after this need not write.
-        self.file.sync_all()
+        self.file.sync_all()?;
+        self.room = room;
+        Ok(())
     }
 }
 
