@@ -11,6 +11,7 @@ scenarios!(
     many_execs_at_once,
     processes_are_listed,
     metrics_are_shown,
+    limits_are_changed,
     paused_and_resumed,
     killed_by_signal,
     unknown_tasks_are_not_found,
@@ -96,6 +97,24 @@ fn metrics_are_shown(rig: &mut Rig) {
     let metrics = rig.client.ok(["tasks", "metrics", "c1"]);
     assert!(metrics.contains("c1"), "{metrics}");
     assert!(metrics.contains("memory.usage_in_bytes") && metrics.contains("pids.current"));
+    rig.remove("c1");
+}
+
+fn limits_are_changed(rig: &mut Rig) {
+    let gantry = rig.daemon.gantry();
+    let image = rig.busybox();
+    rig.client.ok(["run", "-d", "--memory-limit", "67108864", &image, "c1", "sleep", "1000"]);
+    gantry.ok(["tasks", "update", "--memory-limit", "33554432", "--pids-limit", "20", "c1"]);
+    let metrics = gantry.ok(["tasks", "metrics", "c1"]);
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.contains(name));
+        line.and_then(|line| line.split_whitespace().last().map(str::to_owned))
+    };
+    assert_eq!(value("memory.limit_in_bytes").as_deref(), Some("33554432"), "{metrics}");
+    assert_eq!(value("pids.limit").as_deref(), Some("20"), "{metrics}");
+    assert!(gantry.fail(["tasks", "update", "c1"]).contains("nothing to update"));
+    gantry.fail(["tasks", "update", "--cpus", "1", "--cpu-quota", "5000", "c1"]);
+    gantry.fail(["tasks", "update", "--memory-limit", "33554432", "nobody"]);
     rig.remove("c1");
 }
 

@@ -1,12 +1,12 @@
-//! What needs cgroup v2 and full capabilities, in the small machine: run, stats, out of memory,
-//! pause, kill.
+//! What needs cgroup v2 and full capabilities, in the small machine: run, stats, update, out of
+//! memory, pause, kill.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use gantry_testkit::{Image, Vm, built_program, system_program};
 
-/// Runs as the machine's test; `$CTR` and the daemon's socket are set before it.
+/// Runs as the machine's test; `$CTR`, the client, and `$GANTRY`, ours, are set before it.
 const LIFE: &str = r#"
 fail() { echo "FAILED: $1"; tail -40 /tmp/daemon.log; dmesg | tail -5; exit 1; }
 check() { case "$2" in *"$3"*) ;; *) fail "$1: no '$3' in: $2" ;; esac; }
@@ -25,6 +25,16 @@ metrics=$($CTR tasks metrics c2)
 check "metrics" "$metrics" memory.usage
 check "metrics" "$metrics" pids.current
 check "memory limit" "$(cat /sys/fs/cgroup/vm/c2/memory.max)" 67108864
+# Debian's ctr has no update.
+$GANTRY tasks update --memory-limit 33554432 --pids-limit 20 --cpu-quota 50000 \
+  --cpu-period 100000 --cpu-shares 512 c2 || fail update
+check "new memory limit" "$(cat /sys/fs/cgroup/vm/c2/memory.max)" 33554432
+check "pids limit" "$(cat /sys/fs/cgroup/vm/c2/pids.max)" 20
+check "cpu quota" "$(cat /sys/fs/cgroup/vm/c2/cpu.max)" "50000 100000"
+weight=$(cat /sys/fs/cgroup/vm/c2/cpu.weight)
+[ "$weight" -gt 1 ] && [ "$weight" -lt 100 ] || fail "half of 1024 shares is weight $weight"
+check "limit in metrics" "$($CTR tasks metrics c2)" 33554432
+$CTR tasks exec --exec-id e2 c2 true || fail "exec after update"
 $CTR tasks pause c2 || fail pause
 check "paused" "$($CTR tasks ls)" PAUSED
 check "frozen" "$(cat /sys/fs/cgroup/vm/c2/cgroup.events)" "frozen 1"
@@ -95,8 +105,11 @@ fn root_vm_cgroup_v2_on_containerd() {
         (system_program("containerd"), "/bin/containerd"),
         (system_program("containerd-shim-runc-v2"), "/bin/containerd-shim-runc-v2"),
         (system_program("ctr"), "/bin/ctr"),
+        (built_program("gantry"), "/bin/gantry"),
     ]);
-    let start = "export CTR='ctr -n vm'\n/bin/containerd >/tmp/daemon.log 2>&1 &\n";
+    let start = "export CTR='ctr -n vm'\n\
+                 export GANTRY='gantry -a /run/containerd/containerd.sock -n vm'\n\
+                 /bin/containerd >/tmp/daemon.log 2>&1 &\n";
     vm.run(&format!("{start}{LIFE}")).assert_ok();
 }
 
@@ -107,7 +120,8 @@ fn root_vm_cgroup_v2_on_gantryd() {
         (built_program("containerd-shim-runc-v2"), "/bin/containerd-shim-runc-v2"),
         (built_program("gantry"), "/bin/gantry"),
     ]);
-    let start = "export CTR='gantry -n vm'\n/bin/gantryd >/tmp/daemon.log 2>&1 &\n";
+    let start = "export CTR='gantry -n vm' GANTRY='gantry -n vm'\n\
+                 /bin/gantryd >/tmp/daemon.log 2>&1 &\n";
     vm.run(&format!("{start}{LIFE}")).assert_ok();
 }
 

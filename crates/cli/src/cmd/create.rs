@@ -13,6 +13,7 @@ use gantry_client::oci::{Spec, SpecBuilder};
 use gantry_client::{Client, Container, ResolvedImage, UnpackOptions};
 use gantry_errdefs::{Error, Result};
 
+use crate::cmd::resources::ResourceFlags;
 use crate::cmd::transfer::parse_platform;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
@@ -88,27 +89,8 @@ pub(crate) struct ContainerFlags {
     /// Let the process gain privileges
     #[arg(long)]
     allow_new_privs: bool,
-    /// Memory limit in bytes
-    #[arg(long, value_name = "BYTES")]
-    memory_limit: Option<u64>,
-    /// Number of processors
-    #[arg(long, value_name = "COUNT")]
-    cpus: Option<f64>,
-    /// Weight against other containers
-    #[arg(long, value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Processor time per period, in microseconds
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    cpu_quota: Option<i64>,
-    /// Period, in microseconds
-    #[arg(long, value_name = "TIME", default_value_t = 0)]
-    cpu_period: u64,
-    /// Processors, such as 0-3,7
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes, such as 0-1
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
+    #[command(flatten)]
+    resources: ResourceFlags,
     /// Devices of the host
     #[arg(long = "device", value_name = "PATH")]
     devices: Vec<PathBuf>,
@@ -348,27 +330,7 @@ impl ContainerFlags {
 
     fn limits(&self, mut spec: SpecBuilder) -> Result<SpecBuilder> {
         spec = self.devices.iter().fold(spec, |s, d| s.device(d));
-        if let Some(bytes) = self.memory_limit {
-            spec = spec.memory_limit(bytes);
-        }
-        if let Some(shares) = self.cpu_shares {
-            spec = spec.cpu_shares(shares);
-        }
-        match (self.cpus, self.cpu_quota) {
-            (Some(_), Some(_)) => {
-                let why = "cpus and quota/period should be used separately";
-                return Err(Error::invalid_argument(why));
-            }
-            (Some(count), None) => spec = spec.cpus(count),
-            (None, Some(quota)) => spec = spec.cpu_quota(quota, self.cpu_period),
-            (None, None) => {}
-        }
-        if let Some(list) = &self.cpuset_cpus {
-            spec = spec.cpuset_cpus(list);
-        }
-        if let Some(list) = &self.cpuset_mems {
-            spec = spec.cpuset_mems(list);
-        }
+        spec = self.resources.apply(spec)?;
         if let Some(count) = self.rlimit_nofile {
             let limit = PosixRlimitBuilder::default()
                 .typ(PosixRlimitType::RlimitNofile)

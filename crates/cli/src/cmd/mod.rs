@@ -9,6 +9,7 @@ pub(crate) mod images;
 pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod plugins;
+pub(crate) mod resources;
 pub(crate) mod run;
 pub(crate) mod shims;
 pub(crate) mod snapshots;

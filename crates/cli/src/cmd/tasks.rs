@@ -10,6 +10,7 @@ use gantry_client::{
 use gantry_errdefs::{Error, Result};
 
 use crate::attach::attach;
+use crate::cmd::resources::ResourceFlags;
 use crate::cmd::run::{IoFlags, code, run_task};
 use crate::output::{self, Cell, Table};
 use crate::session::Session;
@@ -134,6 +135,13 @@ pub(crate) enum Command {
         /// Container
         id: String,
     },
+    /// Change the limits of a running container
+    Update {
+        #[command(flatten)]
+        resources: ResourceFlags,
+        /// Container
+        id: String,
+    },
 }
 
 impl Command {
@@ -182,6 +190,10 @@ impl Command {
                 let terminal = spec.process().as_ref().and_then(|p| p.terminal());
                 let terminal = terminal.unwrap_or(false);
                 return run_task(&container, &io, terminal, pid_file.as_deref()).await;
+            }
+            Self::Update { resources, id } => {
+                let resources = resources.resources()?;
+                tasks.load(&id).await?.update(&resources).await?;
             }
         }
         Ok(0)
