@@ -111,11 +111,11 @@ impl Parts {
             })
             .await
             .map_err(|e| Error::internal(format!("start: {e}")))??;
-        recover_ingests(&stores.db).await;
+        let (marker, unclean) = marked;
+        recover(&stores.db, unclean.is_some()).await;
         let Imaging { differ, differs, unpacker, transfer, verifiers } =
             Imaging::new(config, &stores.db, temp.clone(), &proxies)?;
         let doctor = Doctor::new(stores.db.clone(), unpacker, runtime.clone(), temp.clone());
-        let (marker, unclean) = marked;
         let plugins = plugins::list(config, &stores.reports, &proxies);
         plugins::check_required(config, &plugins)?;
         let tasks = own_runtime.unwrap_or_else(|| Arc::new(runtime.clone()));
@@ -229,10 +229,10 @@ fn restart(config: &Config) -> Option<gantry_restart::Config> {
     (!config.is_disabled(kind, id)).then_some(gantry_restart::Config { interval })
 }
 
-/// Matches ingests with their records. A content plugin that does not answer is not waited for.
-async fn recover_ingests(db: &Db) {
+/// Matches content with its records. A content plugin that does not answer is not waited for.
+async fn recover(db: &Db, unclean: bool) {
     let gc = db.gc();
-    let recovered = tokio::time::timeout(deadlines::PLUGIN_COLLECT, gc.recover_ingests()).await;
+    let recovered = tokio::time::timeout(deadlines::PLUGIN_COLLECT, gc.recover(unclean)).await;
     let why = match recovered {
         Ok(Ok(_)) => return,
         Ok(Err(err)) => err.text(),

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use gantry_content::WriterOptions;
 use gantry_core::image::{Document, MANIFEST_SIZE_MAX};
 pub(crate) use gantry_core::labels::{add_source, source_label, source_repositories};
-use gantry_core::{Context, Descriptor, Digester, Labels, Reference, media_types};
+use gantry_core::{Context, Descriptor, Digest, Digester, Labels, Reference, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_metadata::{Content, ContentWriter};
+use gantry_metadata::{Content, ContentWriter, Db};
 
 /// First pause while another writer holds a reference; it doubles up to [`LOCK_PAUSE_MAX`].
 const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -16,6 +16,9 @@ const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause between looks at a held reference. There is no deadline: the other writer is a
 /// transfer of its own with deadlines, and when it ends the reference is free.
 const LOCK_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Blobs below this size are fetched again in a moment.
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// Prefix of the labels by which a parent keeps its children.
 const LABEL_GC_REF: &str = "containerd.io/gc.ref.content.";
@@ -37,6 +40,19 @@ pub(crate) fn ref_key(descriptor: &Descriptor) -> String {
         "unknown"
     };
     format!("{kind}-{}", descriptor.digest)
+}
+
+/// Commits a blob of `size` bytes that a transfer stores. A small one is durable with the write
+/// that ends the transfer (or [`Db::sync`]), whatever made it took a moment; of a large one a power
+/// cut shall not take more than what is under way.
+pub(crate) async fn commit(
+    writer: ContentWriter,
+    size: u64,
+    digest: &Digest,
+    labels: Labels,
+) -> Result<Digest> {
+    let committed = writer.commit(size, Some(digest), labels);
+    if size < SMALL_BYTES { Db::relaxed(committed).await } else { committed.await }
 }
 
 /// The labels by which `document` keeps its children.

@@ -97,6 +97,7 @@ async fn import_held(
     if manifests.is_empty() {
         return Err(Error::invalid_argument("the archive names no image"));
     }
+    db.sync().await?;
     Ok(Imported { index, manifests })
 }
 
@@ -157,7 +158,7 @@ async fn store_document(
             writer.truncate(0).await?;
             writer.write(bytes.to_vec().into()).await?;
             let size = bytes.len() as u64;
-            match writer.commit(size, Some(&target.digest), labels.clone()).await {
+            match content::commit(*writer, size, &target.digest, labels.clone()).await {
                 Err(err) if err.is_already_exists() => {
                     content::add_labels(&content, ctx, &target, labels, None).await?;
                 }

@@ -218,10 +218,18 @@ impl Db {
     }
 
     /// Runs `work`, whose writes everyone sees when it resolves but a power cut may take until
-    /// the next write made outside: for a caller of many calls that tells nobody of one before such
-    /// a write ends them. Removals don't belong in it: what they remove is gone at once.
+    /// the next write made outside, or [`Db::sync`]: for a caller of many calls that tells nobody of
+    /// one before all are done. Removals don't belong in it: what they remove is gone at once.
     pub async fn relaxed<T>(work: impl Future<Output = T>) -> T {
         gantry_store::relaxed(work).await
+    }
+
+    /// Makes everything that was written so far durable; costs nothing when it is.
+    ///
+    /// # Errors
+    /// That of the disk.
+    pub async fn sync(&self) -> Result<()> {
+        strict(self.write(|_| Ok(()))).await
     }
 
     pub(crate) fn view(&self) -> Result<Snapshot> {

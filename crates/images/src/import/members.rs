@@ -18,6 +18,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
 
+use crate::content;
 use crate::unpack::unique;
 
 /// Pieces between the thread that reads and the task that writes.
@@ -238,7 +239,7 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
             }
             // A commit comes to its own end, also when nobody waits for it.
             let reference = unfinished.reference.take();
-            match writer.commit(stored.size, Some(&digest), Labels::new()).await {
+            match content::commit(writer, stored.size, &digest, Labels::new()).await {
                 Err(err) if !err.is_already_exists() => {
                     unfinished.reference = reference;
                     return Err(err.context(format!("archive member {name}")));

@@ -9,6 +9,7 @@ use gantry_errdefs::{Result, ResultExt};
 use gantry_metadata::Db;
 
 use super::members::Stored;
+use crate::content;
 use crate::differ::{LABEL_UNCOMPRESSED, Pieces, joined, store_pieces};
 use crate::unpack::unique;
 
@@ -37,7 +38,7 @@ pub(super) async fn gzip(db: &Db, ctx: &Context, plain: &Stored) -> Result<Store
     compressed.context(what)?;
     let (digest, size) = (writer.digest(), writer.status().offset);
     let labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), plain.digest.to_string())]);
-    match writer.commit(size, Some(&digest), labels.clone()).await {
+    match content::commit(writer, size, &digest, labels.clone()).await {
         Err(err) if err.is_already_exists() => {
             let path = format!("labels.{LABEL_UNCOMPRESSED}");
             content.update(ctx, &digest, labels, &[path]).await?;

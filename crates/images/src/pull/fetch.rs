@@ -207,7 +207,7 @@ impl Fetcher {
         }
         let mut labels = Labels::new();
         content::add_source(&mut labels, &Labels::new(), self.origin());
-        match writer.commit(size, Some(&descriptor.digest), labels).await {
+        match content::commit(*writer, size, &descriptor.digest, labels).await {
             Err(e) if e.is_already_exists() => Ok(()),
             committed => committed.map(drop),
         }
@@ -227,7 +227,7 @@ impl Fetcher {
         let size = bytes.len() as u64;
         writer.write(bytes).await?;
         content::add_source(&mut labels, &Labels::new(), self.origin());
-        match writer.commit(size, Some(&descriptor.digest), labels).await {
+        match content::commit(*writer, size, &descriptor.digest, labels).await {
             Err(e) if e.is_already_exists() => Ok(()),
             committed => {
                 committed.map(drop).context(|| format!("storing {}", content::ref_key(descriptor)))

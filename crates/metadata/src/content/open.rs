@@ -2,7 +2,7 @@
 //!
 //! An open ingest lives here and in the backend; its record is written when the writer is let go
 //! without a commit. A blob that arrives in one go thus costs one database commit, not two. After
-//! a crash the next start gives a record to ingests that have none (`Gc::recover_ingests`).
+//! a crash the next start gives a record to ingests that have none (`Gc::recover`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -239,17 +239,21 @@ impl Gc {
         .await
     }
 
-    /// Brings back small blobs that a power cut took, then compares ingests and their records both
-    /// ways, once, before the store is used: an ingest
-    /// that was open when the process was killed gets a record, to be resumed by its reference,
-    /// and a record without an ingest is removed. Done later, it would give a record to an
-    /// ingest whose blob a client has meanwhile fetched anew.
+    /// What must be in order before the store is used; called once.
+    ///
+    /// * Small blobs that a power cut took are brought back.
+    /// * After an `unclean` end, blobs without a record go: a small one whose record was lost was
+    ///   never synced, so a power cut, that one or the next, may cut it short, and whoever stores
+    ///   it again would be told that it is there.
+    /// * An ingest that was open gets a record, to be resumed by its reference, and a record without
+    ///   an ingest is removed. Done later, it would give a record to an ingest whose blob a client
+    ///   has meanwhile fetched anew.
     ///
     /// # Errors
     /// DataLoss or Unavailable when database or content can't be read; what was done stays done.
-    pub async fn recover_ingests(&self) -> Result<Reconciled> {
+    pub async fn recover(&self, unclean: bool) -> Result<Reconciled> {
         crate::content::settle::restore(&self.db).await?;
-        reconcile::recover_ingests(&self.db).await
+        reconcile::recover(&self.db, unclean).await
     }
 
     /// Compares blobs and snapshots with their records both ways. Orphans in the backends are

@@ -15,9 +15,13 @@ use crate::keys::{self, Kind};
 use crate::records::{IngestRecord, decode, nanos};
 use crate::snapshots;
 
-/// Ingests alone, for they must match before anyone opens one: see [`super::Gc::recover_ingests`].
-pub(super) async fn recover_ingests(db: &Db) -> Result<Reconciled> {
+/// What must match before anyone looks: see [`super::Gc::recover`].
+pub(super) async fn recover(db: &Db, unclean: bool) -> Result<Reconciled> {
     let mut report = Reconciled::default();
+    if unclean {
+        let (stored, held) = (stored_blobs(db).await?, held_blobs(db)?);
+        orphan_blobs(db, &stored, &held, &mut report).await?;
+    }
     ingests(db, &mut report).await.context(|| "comparing ingests with records")?;
     log(&report);
     Ok(report)
@@ -49,25 +53,45 @@ fn log(report: &Reconciled) {
     }
 }
 
-async fn blobs(db: &Db, report: &mut Reconciled) -> Result<()> {
+/// The namespaces that hold each blob.
+type Held = BTreeMap<String, Vec<String>>;
+
+async fn stored_blobs(db: &Db) -> Result<HashSet<String>> {
     let mut stored = HashSet::new();
-    db.shared
-        .content
-        .walk(&mut |info| {
-            stored.insert(String::from(info.digest));
-            Ok(())
-        })
-        .await?;
-    let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let visit = &mut |info: gantry_content::Info| {
+        stored.insert(String::from(info.digest));
+        Ok(())
+    };
+    db.shared.content.walk(visit).await?;
+    Ok(stored)
+}
+
+fn held_blobs(db: &Db) -> Result<Held> {
+    let mut held = Held::new();
     db.view()?.scan(&keys::all(Kind::BlobNamespace), &mut |key, _| {
         let [digest, namespace] = keys::parts(key)?;
         held.entry(digest).or_default().push(namespace);
         Ok(ControlFlow::Continue(()))
     })?;
+    Ok(held)
+}
+
+async fn orphan_blobs(
+    db: &Db,
+    stored: &HashSet<String>,
+    held: &Held,
+    report: &mut Reconciled,
+) -> Result<()> {
     for digest in stored.iter().filter(|digest| !held.contains_key(*digest)) {
         trash::discard_blob(db, &digest.parse()?).await?;
         report.orphans_removed.push(format!("blob {digest}"));
     }
+    Ok(())
+}
+
+async fn blobs(db: &Db, report: &mut Reconciled) -> Result<()> {
+    let (stored, held) = (stored_blobs(db).await?, held_blobs(db)?);
+    orphan_blobs(db, &stored, &held, report).await?;
     if stored.is_empty() && !held.is_empty() {
         // More likely a directory that is not mounted than every single blob lost.
         return Err(Error::data_loss(format!(

@@ -281,7 +281,7 @@ async fn small_blobs_come_back_after_a_power_cut_and_settle_in_peace() {
     for digest in &digests[..10] {
         w.content.delete(digest).await.unwrap();
     }
-    w.db.gc().recover_ingests().await.unwrap();
+    w.db.gc().recover(true).await.unwrap();
     assert_eq!(kept(&w), 0);
     assert!(!w.stored(&digests[0]).await, "deleted before");
     for (n, digest) in digests.iter().enumerate().skip(1) {

@@ -48,13 +48,31 @@ async fn orphans_in_the_backends_go() {
 }
 
 #[tokio::test]
+async fn a_blob_whose_record_was_lost_is_not_taken_for_whole() {
+    let w = World::new();
+    let ctx = ctx("default");
+    let kept = w.blob(&ctx, "kept", &[]).await;
+    // As a power cut leaves it: it has its name, and not all of its bytes.
+    let orphan = orphan_blob(&w, "cut short").await;
+    std::fs::remove_file(w.blob_path(&orphan)).unwrap();
+    std::fs::write(w.blob_path(&orphan), "cut").unwrap();
+    let report = w.db.gc().recover(true).await.unwrap();
+    assert_eq!(report.orphans_removed, [format!("blob {orphan}")]);
+    assert!(w.stored(&kept).await);
+    let again = w.blob(&ctx, "cut short", &[]).await;
+    assert_eq!(again, orphan);
+    let reader = w.db.content().reader(&ctx, &again).await.unwrap();
+    assert_eq!(reader.read_at(0, 100).await.unwrap(), "cut short");
+}
+
+#[tokio::test]
 async fn ingests_without_a_record_are_adopted_and_resume() {
     let w = World::new();
     let ctx = ctx("default");
     orphan_ingest(&w, "default/70/layer/1").await;
     orphan_ingest(&w, "default/60/layer/1").await;
     orphan_ingest(&w, "of nobody").await;
-    let report = w.db.gc().recover_ingests().await.unwrap();
+    let report = w.db.gc().recover(false).await.unwrap();
     assert_eq!(report.ingests_adopted, ["default/70/layer/1"]);
     assert_eq!(report.orphans_removed.len(), 2, "{report:?}");
     let options = WriterOptions { reference: "layer/1".into(), ..WriterOptions::default() };

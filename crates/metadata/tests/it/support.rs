@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) content: Arc<dyn gantry_content::Store>,
     pub(crate) native: Arc<dyn Snapshotter>,
     recorder: Arc<Recorder>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
         options.snapshotters.insert(SN.to_owned(), Arc::clone(&native));
         options.events = Arc::clone(&recorder) as Arc<dyn EventSink>;
         let db = Db::open(options).unwrap();
-        Self { db, store, content, native, recorder, _dir: dir }
+        Self { db, store, content, native, recorder, dir }
     }
 
     /// The events since the last call, as `namespace topic`.
@@ -97,6 +97,11 @@ impl World {
     /// Whether the bytes are on disk.
     pub(crate) async fn stored(&self, digest: &Digest) -> bool {
         present(self.content.info(digest).await)
+    }
+
+    /// Where the backend keeps a blob.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> std::path::PathBuf {
+        self.dir.path().join("content/blobs/sha256").join(digest.hex())
     }
 
     pub(crate) async fn image(&self, ctx: &Context, name: &str, target: &Digest) -> Image {
