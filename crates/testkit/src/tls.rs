@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::programs::system_program;
 
+/// How long certificates are valid; tests take minutes.
+const DAYS: &str = "2";
+
 /// An authority (`ca.crt`), and certificates of a server and a client that it signed, each with its
 /// key (`client.crt`, `client.key`).
 #[derive(Debug)]
@@ -21,45 +24,14 @@ impl Certificates {
     /// Without openssl.
     pub fn make() -> Self {
         let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
-        made.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.crt",
-            "-subj",
-            "/CN=test authority",
-            "-days",
-            "2",
-            "-addext",
-            "basicConstraints=critical,CA:TRUE",
-        ]);
+        let authority = ["-x509", "-days", DAYS, "-addext", "basicConstraints=critical,CA:TRUE"];
+        made.request("ca.key", "ca.crt", "/CN=test authority", &authority);
         let names = "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n";
         std::fs::write(made.path("ext"), names).expect("writing extensions");
         for name in ["server", "client"] {
             let (key, csr, crt) =
                 (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
-            let subject = format!("/CN={name}");
-            made.openssl(&[
-                "req",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-keyout",
-                &key,
-                "-out",
-                &csr,
-                "-subj",
-                &subject,
-            ]);
+            made.request(&key, &csr, &format!("/CN={name}"), &[]);
             made.openssl(&[
                 "x509",
                 "-req",
@@ -73,7 +45,7 @@ impl Certificates {
                 "-out",
                 &crt,
                 "-days",
-                "2",
+                DAYS,
                 "-extfile",
                 "ext",
             ]);
@@ -84,6 +56,13 @@ impl Certificates {
     /// Where a file is.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A new key and a request for a certificate, or what `more` makes of it.
+    fn request(&self, key: &str, out: &str, subject: &str, more: &[&str]) {
+        let made = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let named = ["-keyout", key, "-out", out, "-subj", subject];
+        self.openssl(&[&made[..], &named[..], more].concat());
     }
 
     fn openssl(&self, args: &[&str]) {
