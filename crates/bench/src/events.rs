@@ -19,7 +19,7 @@ const PUBLISHED: usize = 1000;
 /// Published until every subscriber has seen one: only then is everybody subscribed.
 const WARM_UP_TOPIC: &str = "/bench/warm";
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 9;
 
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     let mut best = [0.0_f64; 2];
