@@ -21,12 +21,13 @@ use crate::convert::{cut_off, status};
 /// Messages of one stream that may wait to be sent.
 const QUEUED_MAX: usize = 16;
 
-/// Largest piece of bytes in one message; what containerd's clients send.
-const DATA_SIZE_MAX: usize = 32 << 10;
+/// Largest piece of bytes in one message, as far as the daemon's window goes: each costs a hand-over
+/// between tasks on both sides.
+const DATA_SIZE_MAX: usize = 256 << 10;
 
 /// Bytes the sender may have under way. containerd's clients allow 64 KiB, with which two messages
 /// are all that is on its way; daemons send as much as they are allowed.
-const WINDOW_SIZE: i32 = 512 << 10;
+const WINDOW_SIZE: i32 = 2 << 20;
 
 /// A stream of messages, both ways.
 pub(crate) struct MessageStream {

@@ -9,7 +9,7 @@ use crate::streaming::Stream;
 use crate::window::{DATA_LEN_MAX, DataReader, DataWriter};
 
 /// Bytes between a stream and who reads or writes it: enough that they seldom wait for each other.
-const PIPE_LEN: usize = 8 * DATA_LEN_MAX;
+const PIPE_LEN: usize = 2 * DATA_LEN_MAX;
 
 /// Runs `work` on the bytes that come over `stream`.
 ///
