@@ -39,7 +39,7 @@ pub(crate) const PARTS: Parts = Parts {
     names: &["big-gzip", "big-zstd", "small-gzip", "small-zstd", "layer", "list"],
 };
 
-/// Runs the parts that `wanted` names; all of them when it names none or `images`.
+/// Runs the parts that `wanted` names; all of them when it is empty or names `images`.
 pub(crate) fn run(report: &mut Report, wanted: &[String]) {
     for part in PARTS.chosen(wanted) {
         let compression = match part.ends_with("zstd") {

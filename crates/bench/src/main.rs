@@ -104,9 +104,7 @@ fn main() -> Result<()> {
         if want("idle") {
             memory::run_idle(&pair, &mut report).await;
         }
-        if wanted.is_empty() || wanted.iter().any(|w| records::PARTS.has(w)) {
-            records::run(&pair, &mut report, &wanted).await?;
-        }
+        records::run(&pair, &mut report, &wanted).await?;
         if want("content") {
             content::run(&pair, &mut report).await?;
         }
@@ -134,9 +132,7 @@ fn main() -> Result<()> {
         if wanted.iter().any(|w| w == "endurance") {
             endurance::run(&pair).await?;
         }
-        if wanted.is_empty() || wanted.iter().any(|w| images::PARTS.has(w)) {
-            images::run(&mut report, &wanted);
-        }
+        images::run(&mut report, &wanted);
         print!("{report}");
         Ok(())
     })

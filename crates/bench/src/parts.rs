@@ -13,7 +13,7 @@ impl Parts {
         wanted == self.bench || self.names.iter().any(|part| self.is(wanted, part))
     }
 
-    /// The parts that the arguments name; all of them when they name none or the bench.
+    /// The parts that the arguments name; all of them when there are none or one names the bench.
     pub(crate) fn chosen(&self, wanted: &[String]) -> Vec<&'static str> {
         let all = wanted.is_empty() || wanted.iter().any(|w| w == self.bench);
         let is_wanted = |part: &&str| all || wanted.iter().any(|w| self.is(w, part));

@@ -18,10 +18,9 @@ const LISTS: usize = 11;
 const WORKERS: usize = 16;
 
 /// The parts.
-pub(crate) const PARTS: Parts =
-    Parts { bench: "records", names: &["containers", "snapshots", "list"] };
+const PARTS: Parts = Parts { bench: "records", names: &["containers", "snapshots", "list"] };
 
-/// Runs the parts that `wanted` names; all of them when it names none or `records`.
+/// Runs the parts that `wanted` names; all of them when it is empty or names `records`.
 pub(crate) async fn run(pair: &Pair, report: &mut Report, wanted: &[String]) -> Result<()> {
     let parts = PARTS.chosen(wanted);
     let want = |part| parts.contains(&part);

@@ -238,7 +238,7 @@ async fn recover(db: &Db, unclean: bool) {
         Ok(Err(err)) => err.text(),
         Err(_) => "the content store does not answer".to_owned(),
     };
-    tracing::error!("half-written content is not resumed: {why}");
+    tracing::error!("content is not matched with its records: {why}");
 }
 
 /// The ttrpc server for shims.
