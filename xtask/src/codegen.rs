@@ -30,6 +30,13 @@ const TTRPC: [&str; 6] = [
 const BYTES: [&str; 3] =
     [".containerd.services.content.v1", ".containerd.types.transfer", ".ttrpc"];
 
+/// The streaming service, whose `Any`s carry large payloads: they are the `BytesAny` of the api
+/// crate.
+const STREAMING: &str = "containerd.services.streaming.v1";
+
+/// The events service, whose answers go to many: they are `Shared` ones of the api crate.
+const EVENTS: &str = "containerd.services.events.v1";
+
 /// Generates into `dir`, which is created when missing.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir)?;
@@ -86,7 +93,20 @@ impl Generator {
 }
 
 impl ServiceGenerator for Generator {
-    fn generate(&mut self, service: Service, buf: &mut String) {
+    fn generate(&mut self, mut service: Service, buf: &mut String) {
+        for method in &mut service.methods {
+            match service.package.as_str() {
+                STREAMING => {
+                    "crate::BytesAny".clone_into(&mut method.input_type);
+                    "crate::BytesAny".clone_into(&mut method.output_type);
+                }
+                EVENTS if method.server_streaming => {
+                    "crate::Shared<crate::containerd::types::Envelope>"
+                        .clone_into(&mut method.output_type);
+                }
+                _ => {}
+            }
+        }
         if TTRPC.contains(&service.package.as_str()) {
             ttrpc_gen::generate(&service, buf);
         } else {

@@ -8,7 +8,9 @@
 //! - Types of `google.protobuf` are those of `prost_types`; `Empty` is `()`.
 //! - gRPC services have tonic clients and servers, behind the feature `grpc` (on by default).
 //! - ttrpc services (shims, their events, NRI) have a `*_ttrpc` module each, always.
-//! - Payloads of content, transfer and ttrpc messages are `bytes::Bytes`: passed on uncopied.
+//! - Payloads of content, transfer and ttrpc messages are `bytes::Bytes`: passed on uncopied, which is
+//!   also why the messages of streams are [`BytesAny`].
+//! - Events are [`Shared`]: encoded once for all who have subscribed.
 #![forbid(unsafe_code)]
 
 #[allow(missing_docs, reason = "generated from proto files")]
@@ -16,6 +18,10 @@
 mod generated;
 
 mod any;
+mod bytes_any;
+mod shared;
 
 pub use any::{Payload, TypeUrl};
+pub use bytes_any::BytesAny;
 pub use generated::*;
+pub use shared::Shared;

@@ -11,6 +11,7 @@ mod attach;
 mod cli;
 mod cmd;
 mod docker_config;
+mod in_place;
 mod labels;
 mod output;
 mod progress;

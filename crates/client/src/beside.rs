@@ -1,9 +1,8 @@
 //! What a transfer by the daemon asks and tells about a registry meanwhile.
 
-use gantry_api::Payload;
 use gantry_api::containerd::types::transfer as wire;
+use gantry_api::{BytesAny, Payload as _};
 use gantry_registry::HttpLog;
-use prost_types::Any;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::local::may_know;
@@ -69,7 +68,7 @@ impl Auth {
                 answer.secret.clone_from(&self.credentials.secret);
                 answer.username.clone_from(&self.credentials.username);
             }
-            if self.stream.send(Any::pack(&answer)).await.is_err() {
+            if self.stream.send(BytesAny::pack(&answer)).await.is_err() {
                 break;
             }
         }

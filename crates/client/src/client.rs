@@ -29,6 +29,10 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// A local daemon that does not accept within this is stuck.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Largest frame taken, in bytes. Each is a system call of who sends it, and archives come in large
+/// messages; with the 16 KiB that HTTP/2 begins with, an export is mostly calls.
+const FRAME_SIZE_MAX: u32 = 512 << 10;
+
 /// Flow-control window of one stream, in bytes: a whole content chunk, so that reads never wait
 /// for a window update in the middle of one.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -365,6 +369,7 @@ fn endpoint(connect_timeout: Duration, window: u32) -> Endpoint {
         .connect_timeout(connect_timeout)
         .initial_stream_window_size(window)
         .initial_connection_window_size(window)
+        .max_frame_size(FRAME_SIZE_MAX)
 }
 
 fn header(value: &str) -> Option<MetadataValue<Ascii>> {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
+use gantry_api::Shared;
 use gantry_api::containerd::services::events::v1 as wire;
 use gantry_api::containerd::services::events::v1::events_client::EventsClient;
 use gantry_api::containerd::types::Envelope;
@@ -55,11 +56,14 @@ pub enum Followed {
     Resubscribed,
 }
 
+/// What the daemon sends.
+type Envelopes = Streaming<Shared<Envelope>>;
+
 /// Where a subscription is. Some daemons answer with the first event only, so the answer is
 /// awaited together with that.
 enum State {
-    Opening(Pin<Box<dyn Future<Output = Result<Streaming<Envelope>>> + Send>>),
-    Open(Box<Streaming<Envelope>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Envelopes>> + Send>>),
+    Open(Box<Envelopes>),
     Closed,
 }
 
@@ -149,7 +153,7 @@ impl EventStream {
         }
         let State::Open(stream) = &mut self.state else { return Ok(None) };
         let envelope = stream.message().await.map_err(status)?;
-        Ok(envelope.map(|e| Event {
+        Ok(envelope.map(Shared::into_message).map(|e| Event {
             timestamp: time(e.timestamp),
             namespace: e.namespace,
             topic: e.topic,

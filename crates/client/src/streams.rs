@@ -3,13 +3,12 @@
 //! Bytes are sent under a window that the receiver opens, so that a slow receiver is not run
 //! over: `Data` one way, `WindowUpdate` the other.
 
-use bytes::Bytes;
-use gantry_api::Payload;
+use bytes::{BufMut as _, BytesMut};
 use gantry_api::containerd::services::streaming::v1::StreamInit;
 use gantry_api::containerd::services::streaming::v1::streaming_client::StreamingClient;
 use gantry_api::containerd::types::transfer::{Data, WindowUpdate};
+use gantry_api::{BytesAny, Payload as _};
 use gantry_errdefs::{Error, Result};
-use prost_types::Any;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,8 +31,8 @@ const WINDOW_SIZE: i32 = 2 << 20;
 /// A stream of messages, both ways.
 pub(crate) struct MessageStream {
     id: String,
-    sender: mpsc::Sender<Any>,
-    receiver: Streaming<Any>,
+    sender: mpsc::Sender<BytesAny>,
+    receiver: Streaming<BytesAny>,
 }
 
 impl MessageStream {
@@ -42,7 +41,7 @@ impl MessageStream {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         let id = format!("{kind}-{random}");
         let (sender, queue) = mpsc::channel(QUEUED_MAX);
-        let init = Any::pack(&StreamInit { id: id.clone() });
+        let init = BytesAny::pack(&StreamInit { id: id.clone() });
         sender.try_send(init).expect("an empty queue takes a message");
         let mut receiver = service!(client, StreamingClient)
             .stream(client.request(ReceiverStream::new(queue)))
@@ -63,12 +62,12 @@ impl MessageStream {
     }
 
     /// The next message; None at the end.
-    pub(crate) async fn receive(&mut self) -> Result<Option<Any>> {
+    pub(crate) async fn receive(&mut self) -> Result<Option<BytesAny>> {
         self.receiver.message().await.map_err(status)
     }
 
     /// Sends a message.
-    pub(crate) async fn send(&self, message: Any) -> Result<()> {
+    pub(crate) async fn send(&self, message: BytesAny) -> Result<()> {
         let closed = |_| cut_off(format!("stream {}", self.id));
         self.sender.send(message).await.map_err(closed)
     }
@@ -76,7 +75,7 @@ impl MessageStream {
     /// Sends all that `reader` gives, then ends this side.
     pub(crate) async fn send_bytes(mut self, reader: &mut (impl AsyncRead + Unpin)) -> Result<()> {
         let mut window: i64 = 0;
-        let mut buffer = vec![0; DATA_SIZE_MAX];
+        let mut buffer = BytesMut::new();
         loop {
             while window <= 0 {
                 let Some(message) = self.receive().await? else {
@@ -87,16 +86,16 @@ impl MessageStream {
                 }
             }
             let room = usize::try_from(window).unwrap_or(DATA_SIZE_MAX).min(DATA_SIZE_MAX);
+            buffer.reserve(room);
             let count = reader
-                .read(&mut buffer[..room])
+                .read_buf(&mut (&mut buffer).limit(room))
                 .await
                 .map_err(|e| Error::io("reading what is to be sent", e))?;
             if count == 0 {
                 return self.finish().await;
             }
             window -= count as i64;
-            let data = Data { data: Bytes::copy_from_slice(&buffer[..count]) };
-            self.send(Any::pack(&data)).await?;
+            self.send(BytesAny::data(buffer.split_to(count).freeze())).await?;
         }
     }
 
@@ -121,7 +120,7 @@ impl MessageStream {
             if open < WINDOW_SIZE / 2 {
                 let update = WINDOW_SIZE - open;
                 // After the last byte nobody may listen any more.
-                let _ = self.send(Any::pack(&WindowUpdate { update })).await;
+                let _ = self.send(BytesAny::pack(&WindowUpdate { update })).await;
                 open += update;
             }
             let Some(message) = self.receive().await? else { break };

@@ -35,6 +35,10 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 8192;
 const STREAM_WINDOW_LEN: u32 = 1 << 20;
 const CONNECTION_WINDOW_LEN: u32 = 4 << 20;
 
+/// Largest frame taken, in bytes: each is a system call of the client that sends it. The buffer of a
+/// connection grows to this only for clients that send such.
+const FRAME_LEN_MAX: u32 = 512 << 10;
+
 /// How often an idle connection is probed, and how long an answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(120);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -73,6 +77,7 @@ where
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_LEN)
         .initial_connection_window_size(CONNECTION_WINDOW_LEN)
+        .max_frame_size(FRAME_LEN_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(CountCallsLayer(calls))

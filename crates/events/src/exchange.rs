@@ -1,11 +1,13 @@
 //! The exchange: one order of events, many bounded subscriptions.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use gantry_core::filters::{self, Adaptor, Filter};
 use gantry_core::{Any, Namespace};
 use gantry_errdefs::{Error, Result};
@@ -33,6 +35,13 @@ pub const HANDOVER_MAX: Duration = Duration::from_secs(1);
 /// together; the first after a silence, and facts that somebody waits with, go out at once.
 pub const GATHERED: Duration = Duration::from_millis(1);
 
+/// As [`GATHERED`], for each subscription there is, if that is longer: the more are to be woken, the
+/// longer the machine is busy with one event, and the more of them have to share that.
+pub const GATHERED_EACH: Duration = Duration::from_micros(50);
+
+/// The longest such sleep, however many subscriptions there are.
+pub const GATHERED_MAX: Duration = Duration::from_millis(10);
+
 /// How long after the start facts from before it are shown to new subscriptions: clients need some
 /// seconds to find out that the daemon is back.
 pub const RECOVERED_KEPT: Duration = Duration::from_secs(30);
@@ -52,6 +61,32 @@ pub struct Envelope {
     pub topic: String,
     /// What happened, as the publisher encoded it.
     pub event: Any,
+}
+
+/// An event on its way to subscriptions, with its encoding for their clients once one has made it.
+#[derive(Debug)]
+pub struct Event {
+    envelope: Envelope,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Event {
+    fn new(envelope: Envelope) -> Arc<Self> {
+        Arc::new(Self { envelope, encoded: OnceLock::new() })
+    }
+
+    /// The event as clients get it: what `encode` makes of it for the first subscription, for all.
+    pub fn encoded(&self, encode: impl FnOnce(&Envelope) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(&self.envelope)).clone()
+    }
+}
+
+impl Deref for Event {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        &self.envelope
+    }
 }
 
 /// Reads fields of encoded events, for filters on `event.<field>`.
@@ -84,6 +119,8 @@ struct Shared {
     started: Instant,
     /// Held while an event goes to every queue, which makes the one order; nothing below waits.
     state: Mutex<State>,
+    /// Every subscription has a clone.
+    crowd: Arc<()>,
 }
 
 #[derive(Default)]
@@ -97,7 +134,7 @@ struct Recovered {
     /// In the file, if there is one.
     number: u64,
     key: String,
-    envelope: Arc<Envelope>,
+    envelope: Arc<Event>,
 }
 
 struct Subscriber {
@@ -120,7 +157,7 @@ struct ReaderState {
 /// An event on its way to one subscription.
 #[derive(Debug)]
 struct Queued {
-    envelope: Arc<Envelope>,
+    envelope: Arc<Event>,
     /// Dropped once the subscriber has it.
     taken: Option<mpsc::Sender<()>>,
     /// Its number among the facts from before the start.
@@ -169,11 +206,11 @@ impl Exchange {
         let recovered = kept.into_iter().map(|Kept { number, key, envelope }| Recovered {
             number,
             key,
-            envelope: Arc::new(envelope),
+            envelope: Event::new(envelope),
         });
         let state = State { subscribers: Vec::new(), recovered: recovered.collect() };
         let (started, state) = (Instant::now(), Mutex::new(state));
-        Self { shared: Arc::new(Shared { fields, file, started, state }) }
+        Self { shared: Arc::new(Shared { fields, file, started, state, crowd: Arc::default() }) }
     }
 
     /// Forgets facts from before the start [`RECOVERED_KEPT`] from now, whether anybody has had
@@ -213,7 +250,7 @@ impl Exchange {
     /// InvalidArgument for a topic that is not of the form `/a/b`.
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
         validate_topic(&envelope.topic)?;
-        self.deliver(Arc::new(envelope), None);
+        self.deliver(Event::new(envelope), None);
         Ok(())
     }
 
@@ -231,7 +268,7 @@ impl Exchange {
         let (taken, mut all_taken) = mpsc::channel(1);
         match recovered.filter(|_| self.shared.started.elapsed() <= RECOVERED_KEPT) {
             Some(key) => self.deliver_recovered(key, envelope, taken),
-            None => self.deliver(Arc::new(envelope), Some(taken)),
+            None => self.deliver(Event::new(envelope), Some(taken)),
         }
         // Ends when the last queue has let go of its sender.
         if tokio::time::timeout(HANDOVER_MAX, all_taken.recv()).await.is_err() {
@@ -272,8 +309,8 @@ impl Exchange {
             }
         }
         state.subscribers.push(Subscriber { filter, queue, reader: Arc::clone(&reader) });
-        let file = self.shared.file.clone();
-        Ok(Subscription { events, reader, woken: false, file, taken: None, recovered: None })
+        let (file, crowd) = (self.shared.file.clone(), Arc::clone(&self.shared.crowd));
+        Ok(Subscription { events, reader, crowd, woken: false, file, taken: None, recovered: None })
     }
 
     fn deliver_recovered(&self, key: &str, envelope: Envelope, taken: mpsc::Sender<()>) {
@@ -284,7 +321,7 @@ impl Exchange {
         // Not under the lock: only its own publisher brings a fact, one at a time.
         let file = self.shared.file.as_ref();
         let number = file.map_or(0, |file| file.keep(key, &envelope).number);
-        let envelope = Arc::new(envelope);
+        let envelope = Event::new(envelope);
         let mut state = self.state();
         if state.recovered.len() < RECOVERED_MAX {
             let (key, envelope) = (key.to_owned(), Arc::clone(&envelope));
@@ -293,14 +330,14 @@ impl Exchange {
         self.deliver_in(&mut state, envelope, Some(taken), Some(number));
     }
 
-    fn deliver(&self, envelope: Arc<Envelope>, taken: Option<mpsc::Sender<()>>) {
+    fn deliver(&self, envelope: Arc<Event>, taken: Option<mpsc::Sender<()>>) {
         self.deliver_in(&mut self.state(), envelope, taken, None);
     }
 
     fn deliver_in(
         &self,
         state: &mut State,
-        envelope: Arc<Envelope>,
+        envelope: Arc<Event>,
         taken: Option<mpsc::Sender<()>>,
         recovered: Option<u64>,
     ) {
@@ -344,6 +381,8 @@ impl std::fmt::Debug for Exchange {
 pub struct Subscription {
     events: mpsc::Receiver<Queued>,
     reader: Arc<ReaderState>,
+    /// One for each subscription, and that of the exchange.
+    crowd: Arc<()>,
     /// Whether there were events since the last sleep.
     woken: bool,
     file: Option<Arc<RecoveredFile>>,
@@ -363,18 +402,25 @@ impl Subscription {
         (taken.is_some() || kept.is_some()).then_some(Handed { kept, _taken: taken })
     }
 
+    /// How long it sleeps after it has been read to its end.
+    fn sleep(&self) -> Duration {
+        let subscriptions = Arc::strong_count(&self.crowd).saturating_sub(1);
+        let each = GATHERED_EACH.saturating_mul(u32::try_from(subscriptions).unwrap_or(u32::MAX));
+        each.clamp(GATHERED, GATHERED_MAX)
+    }
+
     /// Waits for the next event; None once the exchange is gone, or after the error. Safe to
     /// cancel: no event is lost.
     ///
     /// # Errors
     /// ResourceExhausted, once, after the queued events of a subscription that fell more than
     /// [`SUBSCRIBER_QUEUE_LEN`] events behind.
-    pub async fn next(&mut self) -> Option<Result<Arc<Envelope>>> {
+    pub async fn next(&mut self) -> Option<Result<Arc<Event>>> {
         (self.taken, self.recovered) = (None, None);
         if self.events.is_empty() {
             self.reader.lags.store(false, Ordering::Release);
             if std::mem::take(&mut self.woken) {
-                let _ = tokio::time::timeout(GATHERED, self.reader.urgent.notified()).await;
+                let _ = tokio::time::timeout(self.sleep(), self.reader.urgent.notified()).await;
             }
         }
         match self.events.recv().await {

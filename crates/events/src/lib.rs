@@ -25,7 +25,8 @@ mod topic;
 mod tests;
 
 pub use exchange::{
-    Envelope, Exchange, FieldAccess, GATHERED, HANDOVER_MAX, Handed, NoFields, RECOVERED_KEPT,
-    RECOVERED_MAX, SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX, Subscription,
+    Envelope, Event, Exchange, FieldAccess, GATHERED, GATHERED_EACH, GATHERED_MAX, HANDOVER_MAX,
+    Handed, NoFields, RECOVERED_KEPT, RECOVERED_MAX, SUBSCRIBER_QUEUE_LEN, SUBSCRIBERS_MAX,
+    Subscription,
 };
 pub use topic::validate_topic;

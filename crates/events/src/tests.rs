@@ -68,7 +68,7 @@ async fn forwarded_events_keep_their_time() {
         event: event("x"),
     };
     exchange.forward(sent.clone()).unwrap();
-    assert_eq!(*subscription.next().await.unwrap().unwrap(), sent);
+    assert_eq!(**subscription.next().await.unwrap().unwrap(), sent);
 }
 
 #[tokio::test]
@@ -167,6 +167,29 @@ async fn a_burst_wakes_a_reader_once_and_a_fact_wakes_it_at_once() {
     let (fact_, told) = tokio::join!(read(), exchange.hand_over(fact("/tasks/exit"), None));
     told.unwrap();
     assert_eq!(fact_, ("/tasks/exit".into(), at_once));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_readers_gather_for_longer() {
+    let exchange = Exchange::new(Arc::new(NoFields));
+    let mut reader = exchange.subscribe::<&str>(&[]).unwrap();
+    let mut gathered = async |others: u32| {
+        let others: Vec<_> =
+            (0..others).map(|_| exchange.subscribe::<&str>(&[]).unwrap()).collect();
+        exchange.publish(&ns("default"), "/a/b", event("x")).unwrap();
+        reader.next().await.unwrap().unwrap();
+        let begin = tokio::time::Instant::now();
+        tokio::join!(reader.next(), async {
+            tokio::task::yield_now().await;
+            exchange.publish(&ns("default"), "/a/b", event("x")).unwrap();
+        });
+        drop(others);
+        begin.elapsed()
+    };
+    assert_eq!(gathered(0).await, crate::GATHERED);
+    assert_eq!(gathered(99).await, crate::GATHERED_EACH * 100);
+    assert_eq!(gathered(999).await, crate::GATHERED_MAX);
+    assert_eq!(gathered(0).await, crate::GATHERED, "the others have gone");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,9 @@
 //! streamed from the content store as the archive is read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 
+use bytes::Bytes;
 use gantry_archive::tar;
 use gantry_core::image::{Document, Index, Manifest, blob_path};
 use gantry_core::platforms::{self, Matcher};
@@ -20,10 +22,35 @@ use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::{is_attestation, platform_of, read_parsed};
 
 /// Bytes of a blob read and written at once.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Manifests and indexes one export may reach.
 const DOCUMENT_COUNT_MAX: usize = 100_000;
+
+/// Where an archive is written to, in pieces that are large where a blob is.
+pub trait ArchiveOut: Send {
+    /// Writes `bytes`.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being written; the archive is of no use then.
+    fn put(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
+
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// As [`ArchiveOut::put`].
+    fn flush(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl<W: AsyncWrite + Send + Unpin> ArchiveOut for W {
+    async fn put(&mut self, bytes: Bytes) -> Result<()> {
+        self.write_all(&bytes).await.context(|| "write the archive")
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        AsyncWriteExt::flush(self).await.context(|| "write the archive")
+    }
+}
 
 /// An image to export.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +95,7 @@ pub async fn export(
     ctx: &Context,
     images: &[ExportImage],
     options: &ExportOptions,
-    out: impl AsyncWrite + Send + Unpin,
+    out: impl ArchiveOut,
 ) -> Result<()> {
     if images.is_empty() {
         return Err(Error::invalid_argument("no images to export"));
@@ -82,7 +109,7 @@ async fn export_held(
     ctx: &Context,
     images: &[ExportImage],
     options: &ExportOptions,
-    out: impl AsyncWrite + Send + Unpin,
+    out: impl ArchiveOut,
 ) -> Result<()> {
     let content = db.content();
     let mut plan = Plan::default();
@@ -270,7 +297,7 @@ struct Archive<W> {
     out: W,
 }
 
-impl<W: AsyncWrite + Send + Unpin> Archive<W> {
+impl<W: ArchiveOut> Archive<W> {
     /// The whole archive, in the order of names.
     async fn write(
         &mut self,
@@ -298,7 +325,7 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
         }
         self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).await?;
         self.put(&tar::END).await?;
-        self.out.flush().await.context(|| "write the archive")
+        self.out.flush().await
     }
 
     async fn blob(
@@ -318,7 +345,7 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
                 return Err(Error::data_loss(format!("content {digest}: it is cut short")));
             }
             at += piece.len() as u64;
-            self.put(&piece).await?;
+            self.out.put(piece).await?;
             reporter.bytes(Stage::Exporting, at);
         }
         self.put(tar::padding(size)).await
@@ -332,7 +359,7 @@ impl<W: AsyncWrite + Send + Unpin> Archive<W> {
     }
 
     async fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).await.context(|| "write the archive")
+        self.out.put(Bytes::copy_from_slice(bytes)).await
     }
 }
 

@@ -13,10 +13,10 @@ use gantry_core::{Context, Descriptor, Digest, Labels, Platform};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Db, Image, ImageUpdate};
 use gantry_registry::Resolver;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 
 use crate::budget::Budget;
-use crate::export::{self, ExportImage, ExportOptions};
+use crate::export::{self, ArchiveOut, ExportImage, ExportOptions};
 use crate::flights::Flights;
 use crate::import::{self, ImportOptions, NAME, REF_NAME};
 use crate::lease;
@@ -301,7 +301,7 @@ impl Transfer {
         ctx: &Context,
         source: &StoreOptions,
         options: &ExportOptions,
-        out: impl AsyncWrite + Send + Unpin,
+        out: impl ArchiveOut,
         progress: &ProgressSink,
     ) -> Result<()> {
         progress.message("Exporting");

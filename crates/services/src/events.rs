@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::stream;
+use gantry_api::Shared;
 use gantry_api::containerd::services::events::v1 as wire;
 use gantry_api::containerd::services::events::v1::events_server::Events;
 use gantry_api::containerd::types;
@@ -10,6 +12,7 @@ use gantry_core::Namespace;
 use gantry_errdefs::{Error, Result};
 use gantry_events::{Envelope, Exchange, Handed};
 use gantry_runtime::EventService as TaskEvents;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::flushes::Flushes;
@@ -52,13 +55,14 @@ impl EventsService {
     }
 }
 
-fn to_wire(envelope: &Envelope) -> types::Envelope {
-    types::Envelope {
+fn encode(envelope: &Envelope) -> Bytes {
+    let envelope = types::Envelope {
         timestamp: convert::time_to_wire(envelope.timestamp),
         namespace: envelope.namespace.to_string(),
         topic: envelope.topic.clone(),
         event: Some(convert::any_to_wire(envelope.event.clone())),
-    }
+    };
+    envelope.encode_to_vec().into()
 }
 
 #[tonic::async_trait]
@@ -83,7 +87,7 @@ impl Events for EventsService {
         Ok(Response::new(()))
     }
 
-    type SubscribeStream = Answers<types::Envelope>;
+    type SubscribeStream = Answers<Shared<types::Envelope>>;
 
     async fn subscribe(
         &self,
@@ -109,7 +113,10 @@ impl Events for EventsService {
                 }
             }
             let next = subscription.next().await?;
-            Some((next.map(|e| to_wire(&e)).map_err(Status::from), (subscription, flushes)))
+            Some((
+                next.map(|e| Shared::encoded(e.encoded(encode))).map_err(Status::from),
+                (subscription, flushes),
+            ))
         });
         Ok(Response::new(Box::pin(events)))
     }

@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as TaskContext, Poll};
 
 use async_trait::async_trait;
-use gantry_api::Payload as _;
+use bytes::Bytes;
 use gantry_api::containerd::services::streaming::v1::StreamInit;
 use gantry_api::containerd::services::streaming::v1::streaming_server::Streaming;
+use gantry_api::{BytesAny, Payload as _};
 use gantry_core::{Context, Labels, Namespace};
 use gantry_errdefs::{Error, Result};
 use gantry_metadata::{Db, Member, MemberKind, Members};
-use prost_types::Any;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -37,8 +37,8 @@ pub const STREAMS_MAX: usize = 4096;
 /// A stream that was taken.
 #[derive(Debug)]
 pub struct Stream {
-    incoming: mpsc::Receiver<Result<Any>>,
-    outgoing: mpsc::Sender<Result<Any, Status>>,
+    incoming: mpsc::Receiver<Result<BytesAny>>,
+    outgoing: mpsc::Sender<Result<BytesAny, Status>>,
 }
 
 impl Stream {
@@ -46,7 +46,7 @@ impl Stream {
     ///
     /// # Errors
     /// The status the call ended with, when the client has gone away or broke the protocol.
-    pub async fn recv(&mut self) -> Option<Result<Any>> {
+    pub async fn recv(&mut self) -> Option<Result<BytesAny>> {
         self.incoming.recv().await
     }
 
@@ -54,7 +54,7 @@ impl Stream {
     ///
     /// # Errors
     /// Unavailable when the client has gone away.
-    pub async fn send(&self, message: Any) -> Result<()> {
+    pub async fn send(&self, message: BytesAny) -> Result<()> {
         self.outgoing
             .send(Ok(message))
             .await
@@ -70,7 +70,7 @@ impl Stream {
 /// The reading half of a stream.
 #[derive(Debug)]
 pub struct StreamReceiver {
-    incoming: mpsc::Receiver<Result<Any>>,
+    incoming: mpsc::Receiver<Result<BytesAny>>,
 }
 
 impl StreamReceiver {
@@ -78,7 +78,7 @@ impl StreamReceiver {
     ///
     /// # Errors
     /// As [`Stream::recv`].
-    pub async fn recv(&mut self) -> Option<Result<Any>> {
+    pub async fn recv(&mut self) -> Option<Result<BytesAny>> {
         self.incoming.recv().await
     }
 }
@@ -86,7 +86,7 @@ impl StreamReceiver {
 /// The writing half of a stream; the client's call ends when it is dropped.
 #[derive(Clone, Debug)]
 pub struct StreamSender {
-    outgoing: mpsc::Sender<Result<Any, Status>>,
+    outgoing: mpsc::Sender<Result<BytesAny, Status>>,
 }
 
 impl StreamSender {
@@ -94,7 +94,7 @@ impl StreamSender {
     ///
     /// # Errors
     /// As [`Stream::send`].
-    pub async fn send(&self, message: Any) -> Result<()> {
+    pub async fn send(&self, message: BytesAny) -> Result<()> {
         self.outgoing
             .send(Ok(message))
             .await
@@ -236,12 +236,12 @@ impl StreamingService {
 /// The server's side of one call: messages for the client, and what the call holds.
 #[derive(Debug)]
 pub struct Outgoing {
-    messages: ReceiverStream<Result<Any, Status>>,
+    messages: ReceiverStream<Result<BytesAny, Status>>,
     open: Open,
 }
 
 impl futures_util::Stream for Outgoing {
-    type Item = Result<Any, Status>;
+    type Item = Result<BytesAny, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         if Pin::new(&mut self.open.ended).poll(cx).is_ready() {
@@ -257,7 +257,7 @@ impl Streaming for StreamingService {
 
     async fn stream(
         &self,
-        request: Request<tonic::Streaming<Any>>,
+        request: Request<tonic::Streaming<BytesAny>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let ctx = call::context(&request)?;
         self.db.leases().check(&ctx)?;
@@ -272,7 +272,7 @@ impl Streaming for StreamingService {
         let (to_client, messages) = mpsc::channel(QUEUE_LEN);
         let (to_taker, incoming) = mpsc::channel(QUEUE_LEN);
         // The answer that tells the client that the name is registered goes first.
-        let accepted = Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
+        let accepted = BytesAny::new("google.protobuf.Empty".to_owned(), Bytes::new());
         to_client.try_send(Ok(accepted)).map_err(|_| Error::internal("stream: new queue full"))?;
         let stream = Stream { incoming, outgoing: to_client };
         let open = self.streams.insert(ctx, init.id, stream)?;

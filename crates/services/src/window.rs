@@ -4,10 +4,9 @@
 //! `Data` messages before the next grant.
 
 use bytes::{Bytes, BytesMut};
-use gantry_api::Payload as _;
 use gantry_api::containerd::types::transfer::{Data, WindowUpdate};
+use gantry_api::{BytesAny, Payload as _};
 use gantry_errdefs::{Error, Result};
-use prost_types::Any;
 
 use crate::streaming::Stream;
 
@@ -18,6 +17,9 @@ pub const WINDOW_LEN: usize = 1 << 20;
 /// Bytes in one message, as far as the receiver's window goes. Each message costs a hand-over between
 /// tasks on both sides, which with the 32 KiB of containerd's clients is most of the time.
 pub const DATA_LEN_MAX: usize = 256 << 10;
+
+/// Bytes of small pieces that are kept for a message of their own.
+const PENDING_LEN_MAX: usize = 32 << 10;
 
 /// Largest message taken: a client that sends more than it was granted is broken, but one whole
 /// window in a message is within the rules.
@@ -45,7 +47,7 @@ impl DataReader {
             let grant = WINDOW_LEN - self.window;
             let update = WindowUpdate { update: i32::try_from(grant).unwrap_or(i32::MAX) };
             // A client that has closed its side needs no grant; what it sent is still to be read.
-            if self.stream.send(Any::pack(&update)).await.is_ok() {
+            if self.stream.send(BytesAny::pack(&update)).await.is_ok() {
                 self.window = WINDOW_LEN;
             }
         }
@@ -69,6 +71,7 @@ impl DataReader {
 pub struct DataWriter {
     stream: Stream,
     window: usize,
+    /// Small pieces, until they are worth a message.
     pending: BytesMut,
 }
 
@@ -78,30 +81,43 @@ impl DataWriter {
         Self { stream, window: 0, pending: BytesMut::new() }
     }
 
-    /// Sends `bytes`, as far as they fill whole messages; the rest goes with the next call.
+    /// Sends `bytes`, large ones without a copy; what does not fill a message goes with the next
+    /// call.
     ///
     /// # Errors
     /// Unavailable when the client has gone away; InvalidArgument when it breaks the protocol.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.pending.extend_from_slice(bytes);
-        while self.pending.len() >= DATA_LEN_MAX {
-            self.send_some().await?;
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        if self.pending.len() + bytes.len() <= PENDING_LEN_MAX {
+            self.pending.extend_from_slice(&bytes);
+            return Ok(());
         }
-        Ok(())
+        self.flush().await?;
+        self.send(bytes).await
     }
 
     /// Sends what is left.
     ///
     /// # Errors
     /// As [`DataWriter::write`].
-    pub async fn finish(mut self) -> Result<()> {
-        while !self.pending.is_empty() {
-            self.send_some().await?;
+    pub async fn flush(&mut self) -> Result<()> {
+        let pending = self.pending.split().freeze();
+        self.send(pending).await
+    }
+
+    async fn send(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.window == 0 {
+                self.grant().await?;
+            }
+            let len = bytes.len().min(self.window).min(DATA_LEN_MAX);
+            self.window -= len;
+            self.stream.send(BytesAny::data(bytes.split_to(len))).await?;
         }
         Ok(())
     }
 
-    async fn send_some(&mut self) -> Result<()> {
+    /// Waits until the client takes more.
+    async fn grant(&mut self) -> Result<()> {
         while self.window == 0 {
             let message = self
                 .stream
@@ -118,9 +134,16 @@ impl DataWriter {
                 .map_err(|_| Error::invalid_argument("stream: negative window update"))?;
             self.window = self.window.saturating_add(granted);
         }
-        let len = self.pending.len().min(self.window).min(DATA_LEN_MAX);
-        let data = self.pending.split_to(len).freeze();
-        self.window -= len;
-        self.stream.send(Any::pack(&Data { data })).await
+        Ok(())
+    }
+}
+
+impl gantry_images::ArchiveOut for DataWriter {
+    async fn put(&mut self, bytes: Bytes) -> Result<()> {
+        self.write(bytes).await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        Self::flush(self).await
     }
 }

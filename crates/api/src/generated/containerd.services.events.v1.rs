@@ -178,7 +178,9 @@ pub mod events_client {
             request: impl tonic::IntoRequest<super::SubscribeRequest>,
         ) -> std::result::Result<
             tonic::Response<
-                tonic::codec::Streaming<super::super::super::super::types::Envelope>,
+                tonic::codec::Streaming<
+                    crate::Shared<crate::containerd::types::Envelope>,
+                >,
             >,
             tonic::Status,
         > {
@@ -228,7 +230,7 @@ pub mod events_server {
         /// Server streaming response type for the Subscribe method.
         type SubscribeStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<
-                    super::super::super::super::types::Envelope,
+                    crate::Shared<crate::containerd::types::Envelope>,
                     tonic::Status,
                 >,
             >
@@ -408,7 +410,9 @@ pub mod events_server {
                         T: Events,
                     > tonic::server::ServerStreamingService<super::SubscribeRequest>
                     for SubscribeSvc<T> {
-                        type Response = super::super::super::super::types::Envelope;
+                        type Response = crate::Shared<
+                            crate::containerd::types::Envelope,
+                        >;
                         type ResponseStream = T::SubscribeStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,

@@ -97,9 +97,9 @@ pub mod streaming_client {
         }
         pub async fn stream(
             &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = ::prost_types::Any>,
+            request: impl tonic::IntoStreamingRequest<Message = crate::BytesAny>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<::prost_types::Any>>,
+            tonic::Response<tonic::codec::Streaming<crate::BytesAny>>,
             tonic::Status,
         > {
             self.inner
@@ -142,13 +142,13 @@ pub mod streaming_server {
     pub trait Streaming: std::marker::Send + std::marker::Sync + 'static {
         /// Server streaming response type for the Stream method.
         type StreamStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<::prost_types::Any, tonic::Status>,
+                Item = std::result::Result<crate::BytesAny, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
         async fn stream(
             &self,
-            request: tonic::Request<tonic::Streaming<::prost_types::Any>>,
+            request: tonic::Request<tonic::Streaming<crate::BytesAny>>,
         ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -230,11 +230,9 @@ pub mod streaming_server {
                 "/containerd.services.streaming.v1.Streaming/Stream" => {
                     #[allow(non_camel_case_types)]
                     struct StreamSvc<T: Streaming>(pub Arc<T>);
-                    impl<
-                        T: Streaming,
-                    > tonic::server::StreamingService<::prost_types::Any>
+                    impl<T: Streaming> tonic::server::StreamingService<crate::BytesAny>
                     for StreamSvc<T> {
-                        type Response = ::prost_types::Any;
+                        type Response = crate::BytesAny;
                         type ResponseStream = T::StreamStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
@@ -242,7 +240,7 @@ pub mod streaming_server {
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<tonic::Streaming<::prost_types::Any>>,
+                            request: tonic::Request<tonic::Streaming<crate::BytesAny>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {

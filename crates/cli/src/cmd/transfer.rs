@@ -1,14 +1,16 @@
 //! `images pull`, `push`, `copy`, `import`, `export`, and `content fetch`.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
 use gantry_client::{CopyOptions, ExportOptions, ImportOptions, PullOptions, PushOptions};
 use gantry_core::{Descriptor, Digest, Platform, media_types, platforms};
 use gantry_errdefs::{Error, Result};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 
 use crate::cmd::images::discard;
+use crate::in_place::InPlace;
 use crate::progress::Display;
 use crate::registry_flags::RegistryFlags;
 use crate::session::Session;
@@ -18,8 +20,8 @@ use crate::{labels, output};
 /// The step of an import by which an image gets its name.
 const SAVED: &str = "saved";
 
-/// Bytes of an archive read or written at once: each piece costs a hand-over to another thread.
-const FILE_PIECE_BYTES: usize = 1 << 20;
+/// Reads of fewer bytes, such as those of headers, are served from one of this size.
+const SMALL_READ_BYTES: usize = 64 << 10;
 
 /// A platform on the command line.
 pub(crate) fn parse_platform(text: &str) -> Result<Platform, String> {
@@ -297,9 +299,8 @@ impl ImportFlags {
         let mut archive: Box<dyn AsyncRead + Send + Unpin> = if name == "-" {
             Box::new(tokio::io::stdin())
         } else {
-            let file = tokio::fs::File::open(&self.archive).await;
-            let file = file.map_err(|e| Error::io(&name, e))?;
-            Box::new(BufReader::with_capacity(FILE_PIECE_BYTES, file))
+            let file = File::open(&self.archive).map_err(|e| Error::io(&name, e))?;
+            Box::new(BufReader::with_capacity(SMALL_READ_BYTES, InPlace::new(file)))
         };
         if self.local {
             let images = session.client.import_local(archive, &options).await?;
@@ -334,13 +335,12 @@ impl ExportFlags {
         // Under another name until it is whole.
         let partial = self.archive.with_extension("partial");
         let io = |e| Error::io(&name, e);
-        let file = tokio::fs::File::create(&partial).await.map_err(io)?;
-        let mut file = BufWriter::with_capacity(FILE_PIECE_BYTES, file);
+        let mut file = InPlace::new(File::create(&partial).map_err(io)?);
         let mut display = Display::new();
         let step = |step: gantry_client::Progress| display.step(&step);
         let exported = export(session, self.local, &self.images, &options, &mut file, step).await;
         let done = match exported {
-            Ok(_) => file.get_ref().sync_all().await.map_err(io),
+            Ok(_) => file.sync().map_err(io),
             Err(e) => Err(e),
         };
         if let Err(e) = done {

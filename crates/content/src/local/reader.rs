@@ -1,28 +1,41 @@
 //! Blobs open for reading.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read;
+use std::io::{IoSliceMut, Read};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gantry_errdefs::{Result, ResultExt as _};
+use rustix::io::ReadWriteFlags;
 
 use super::blocking;
 use crate::Reader;
+
+/// Largest piece that is read where one stands if the kernel has it in memory: copying that takes no
+/// longer than having another thread do it.
+const AT_ONCE_LEN_MAX: usize = 256 << 10;
+
+/// Smallest piece whose memory is used again.
+const KEPT_LEN_MIN: usize = 64 << 10;
+
+/// Bytes of pieces that are kept for that while the blob is open.
+const KEPT_LEN_MAX: usize = 2 << 20;
 
 /// A blob file.
 #[derive(Debug)]
 pub(super) struct FileReader {
     file: Arc<File>,
     size: u64,
+    pieces: Pieces,
 }
 
 impl FileReader {
     pub(super) fn open(file: File) -> Result<Self> {
         let size = file.metadata().context(|| "blob")?.len();
-        Ok(Self { file: Arc::new(file), size })
+        Ok(Self { file: Arc::new(file), size, pieces: Pieces::default() })
     }
 }
 
@@ -33,7 +46,7 @@ pub(super) fn whole(file: File, buf: &mut [u8], len_max: u64) -> Result<Option<B
     if len < buf.len() {
         return Ok((len as u64 <= len_max).then(|| Bytes::copy_from_slice(&buf[..len])));
     }
-    let FileReader { file, size } = FileReader::open(file)?;
+    let FileReader { file, size, .. } = FileReader::open(file)?;
     if size > len_max {
         return Ok(None);
     }
@@ -54,17 +67,60 @@ impl Reader for FileReader {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let file = Arc::clone(&self.file);
-        blocking(move || {
-            let mut buf = vec![0; len];
-            file.read_exact_at(&mut buf, offset).context(|| "read blob")?;
-            Ok(buf.into())
-        })
-        .await
+        let mut buf = self.pieces.buffer(len);
+        let had = if len <= AT_ONCE_LEN_MAX { cached(&self.file, &mut buf, offset) } else { 0 };
+        if had < len {
+            let file = Arc::clone(&self.file);
+            buf = blocking(move || {
+                let rest = file.read_exact_at(&mut buf[had..], offset + had as u64);
+                rest.context(|| "read blob").map(|()| buf)
+            })
+            .await?;
+        }
+        let piece = buf.freeze();
+        self.pieces.keep(&piece);
+        Ok(piece)
     }
 
     fn into_blocking(self: Box<Self>) -> Box<dyn Read + Send> {
         Box::new(Sequential { file: self.file, offset: 0 })
+    }
+}
+
+/// What the kernel has in memory of `buf.len()` bytes at `offset`, as far as it goes without a gap.
+fn cached(file: &File, buf: &mut [u8], offset: u64) -> usize {
+    let mut bufs = [IoSliceMut::new(buf)];
+    // Not every filesystem can; then there is just nothing at once.
+    rustix::io::preadv2(file, &mut bufs, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
+
+/// The last pieces that were read. Whoever reads a blob to its end has let go of them a few pieces
+/// later, and fresh memory for each costs more than reading from the page cache does.
+#[derive(Debug, Default)]
+struct Pieces(Mutex<VecDeque<Bytes>>);
+
+impl Pieces {
+    /// Memory for `len` bytes: that of the oldest piece, if nobody has it any more.
+    fn buffer(&self, len: usize) -> BytesMut {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = kept.front().is_some_and(Bytes::is_unique);
+        let oldest = if free { kept.pop_front() } else { None };
+        drop(kept);
+        let mut buf = oldest.and_then(|piece| piece.try_into_mut().ok()).unwrap_or_default();
+        buf.resize(len, 0);
+        buf
+    }
+
+    /// Keeps `piece` for later.
+    fn keep(&self, piece: &Bytes) {
+        if piece.len() < KEPT_LEN_MIN {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while kept.iter().map(Bytes::len).sum::<usize>() + piece.len() > KEPT_LEN_MAX
+            && kept.pop_front().is_some()
+        {}
+        kept.push_back(piece.clone());
     }
 }
 

@@ -152,6 +152,35 @@ async fn failed_rename_keeps_the_ingest() {
 }
 
 #[tokio::test]
+async fn pieces_stay_what_they_are_while_more_is_read() {
+    const PIECE: usize = 128 << 10;
+    let (dir, store) = store();
+    let bytes: Vec<u8> = (0..40 * PIECE + 17).map(|at| (at * 7 + at / PIECE) as u8).collect();
+    let digest = put(&store, "blob", &bytes).await.unwrap();
+    let file = fs::File::open(dir.path().join("blobs/sha256").join(digest.hex())).unwrap();
+    // All held, every other held, none held; out of memory and from the disk.
+    for (hold_every, forget) in [(1, false), (2, true), (usize::MAX, false), (usize::MAX, true)] {
+        let reader = store.reader(&digest).await.unwrap();
+        let mut held = Vec::new();
+        for (count, at) in (0..bytes.len()).step_by(PIECE).enumerate() {
+            if forget && count % 3 == 0 {
+                file.sync_all().unwrap();
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            }
+            let piece = reader.read_at(at as u64, PIECE).await.unwrap();
+            assert!(piece == bytes[at..bytes.len().min(at + PIECE)], "at {at}");
+            if count % hold_every == 0 {
+                held.push((at, piece.slice(piece.len() / 2..)));
+            }
+        }
+        for (at, piece) in held {
+            let end = bytes.len().min(at + PIECE);
+            assert!(piece == bytes[end - piece.len()..end], "held from {at}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn strays_among_blobs_are_ignored() {
     let (dir, store) = store();
     put(&store, "r", b"data").await.unwrap();

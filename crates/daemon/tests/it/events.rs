@@ -1,6 +1,5 @@
 //! Events through the daemon.
 
-use gantry_api::Payload as _;
 use gantry_api::containerd::events::ContainerDelete;
 use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
 use gantry_api::containerd::services::containers::v1::{
@@ -21,6 +20,7 @@ use gantry_api::containerd::services::namespaces::v1::{
 use gantry_api::containerd::services::snapshots::v1 as snapshots;
 use gantry_api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use gantry_api::containerd::types::{Descriptor, Envelope};
+use gantry_api::{Payload as _, Shared};
 use prost_types::Any;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -53,10 +53,10 @@ async fn changes_are_told_to_those_who_ask_for_them() {
 
     let first = events.message().await.unwrap().unwrap();
     assert_eq!((first.namespace.as_str(), first.topic.as_str()), (NAMESPACE, "/containers/delete"));
-    let deleted: ContainerDelete = first.event.unwrap().unpack().unwrap().unwrap();
+    let deleted: ContainerDelete = first.into_message().event.unwrap().unpack().unwrap().unwrap();
     assert_eq!(deleted.id, "b");
     let second = events.message().await.unwrap().unwrap();
-    assert_eq!((second.namespace.as_str(), second.event), ("other", Some(event)));
+    assert_eq!((second.namespace.as_str(), second.event.clone()), ("other", Some(event)));
     drop(events);
     daemon.stop().await;
 }
@@ -86,12 +86,15 @@ async fn bad_events_are_refused() {
 }
 
 /// Topics of one namespace with the types of their events, in order.
-async fn topics(events: &mut tonic::Streaming<Envelope>, count: usize) -> Vec<(String, String)> {
+async fn topics(
+    events: &mut tonic::Streaming<Shared<Envelope>>,
+    count: usize,
+) -> Vec<(String, String)> {
     let mut seen = Vec::new();
     while seen.len() < count {
         let event = events.message().await.unwrap().expect("the stream goes on");
         assert!(event.timestamp.is_some());
-        seen.push((event.topic, event.event.unwrap().type_url));
+        seen.push((event.topic.clone(), event.into_message().event.unwrap().type_url));
     }
     seen
 }

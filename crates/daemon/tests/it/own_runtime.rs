@@ -287,7 +287,7 @@ async fn tasks_run_by_a_runtime_of_the_embedders_own() {
     let subscribed = tokio::spawn(async move {
         let mut topics = Vec::new();
         while topics.last().map(String::as_str) != Some("/tasks/delete") {
-            topics.push(stream.message().await.unwrap().unwrap().topic);
+            topics.push(stream.message().await.unwrap().unwrap().into_message().topic);
         }
         topics
     });

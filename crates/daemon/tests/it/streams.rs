@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gantry_api::Payload as _;
+use bytes::Bytes;
 use gantry_api::containerd::services::images::v1::images_client::ImagesClient;
 use gantry_api::containerd::services::images::v1::{CreateImageRequest, DeleteImageRequest, Image};
 use gantry_api::containerd::services::leases::v1 as leases;
@@ -10,7 +10,7 @@ use gantry_api::containerd::services::leases::v1::leases_client::LeasesClient;
 use gantry_api::containerd::services::streaming::v1::StreamInit;
 use gantry_api::containerd::services::streaming::v1::streaming_client::StreamingClient;
 use gantry_api::containerd::types::Descriptor;
-use prost_types::Any;
+use gantry_api::{BytesAny, Payload as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
@@ -22,7 +22,7 @@ async fn a_stream_is_acknowledged_and_its_name_is_taken() {
     let mut client = StreamingClient::new(daemon.channel());
     let open = |id: &str| {
         let (send, messages) = tokio::sync::mpsc::channel(4);
-        send.try_send(Any::pack(&StreamInit { id: id.to_owned() })).unwrap();
+        send.try_send(BytesAny::pack(&StreamInit { id: id.to_owned() })).unwrap();
         (send, ns(ReceiverStream::new(messages)))
     };
     let (first, request) = open("a");
@@ -50,10 +50,10 @@ async fn a_stream_is_acknowledged_and_its_name_is_taken() {
 async fn the_first_message_must_name_the_stream() {
     let daemon = Harness::start().await;
     let mut client = StreamingClient::new(daemon.channel());
-    let other = Any { type_url: "x.Y".to_owned(), value: Vec::new() };
+    let other = BytesAny::new("x.Y".to_owned(), Bytes::new());
     let request = ns(tokio_stream::iter([other]));
     refused(client.stream(request).await, Code::InvalidArgument, "x.Y");
-    let none = ns(tokio_stream::iter(Vec::<Any>::new()));
+    let none = ns(tokio_stream::iter(Vec::<BytesAny>::new()));
     refused(client.stream(none).await, Code::InvalidArgument, "before it was named");
     daemon.stop().await;
 }
@@ -85,7 +85,7 @@ async fn a_stream_ends_with_its_lease_unless_something_refers_to_it() {
     let mut open = Vec::new();
     for name in ["free", "leased", "kept"] {
         let (send, messages) = tokio::sync::mpsc::channel(4);
-        send.try_send(Any::pack(&StreamInit { id: name.to_owned() })).unwrap();
+        send.try_send(BytesAny::pack(&StreamInit { id: name.to_owned() })).unwrap();
         let mut request = ns(ReceiverStream::new(messages));
         if name != "free" {
             request = leased(request, "l");
@@ -101,7 +101,7 @@ async fn a_stream_ends_with_its_lease_unless_something_refers_to_it() {
     // The names of the others are still taken.
     for name in ["free", "kept"] {
         let (send, messages) = tokio::sync::mpsc::channel(4);
-        send.try_send(Any::pack(&StreamInit { id: name.to_owned() })).unwrap();
+        send.try_send(BytesAny::pack(&StreamInit { id: name.to_owned() })).unwrap();
         let request = ns(ReceiverStream::new(messages));
         refused(client.stream(request).await, Code::Unknown, "already exists");
     }
@@ -116,7 +116,7 @@ async fn a_stream_ends_with_its_lease_unless_something_refers_to_it() {
 async fn a_stream_needs_a_namespace_and_the_lease_it_names() {
     let daemon = Harness::start().await;
     let mut client = StreamingClient::new(daemon.channel());
-    let init = || tokio_stream::iter([Any::pack(&StreamInit { id: "s".to_owned() })]);
+    let init = || tokio_stream::iter([BytesAny::pack(&StreamInit { id: "s".to_owned() })]);
     let none = client.stream(tonic::Request::new(init())).await;
     refused(none, Code::FailedPrecondition, "namespace is required");
     let gone = client.stream(leased(ns(init()), "gone")).await;
@@ -125,7 +125,7 @@ async fn a_stream_needs_a_namespace_and_the_lease_it_names() {
     let mut held = Vec::new();
     for namespace in ["a", "b"] {
         let (send, messages) = tokio::sync::mpsc::channel(4);
-        send.try_send(Any::pack(&StreamInit { id: "s".to_owned() })).unwrap();
+        send.try_send(BytesAny::pack(&StreamInit { id: "s".to_owned() })).unwrap();
         let answers = client.stream(in_ns(namespace, ReceiverStream::new(messages))).await;
         held.push((send, answers.unwrap()));
     }

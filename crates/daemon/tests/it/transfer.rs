@@ -1,6 +1,5 @@
 //! Transfers: what goes over named streams and between registries and the store.
 
-use gantry_api::Payload as _;
 use gantry_api::containerd::services::images::v1::GetImageRequest;
 use gantry_api::containerd::services::images::v1::images_client::ImagesClient;
 use gantry_api::containerd::services::snapshots::v1::StatSnapshotRequest;
@@ -14,6 +13,7 @@ use gantry_api::containerd::types::transfer::{
     RegistryResolver, UnpackConfiguration, WindowUpdate, WriteStream,
 };
 use gantry_api::gantry::types::transfer::v1::Snapshot;
+use gantry_api::{BytesAny, Payload as _};
 use gantry_testkit::{Image, Layer, Registry};
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -25,13 +25,13 @@ use crate::harness::{Harness, ns, refused};
 
 /// A client's end of a named stream.
 struct Named {
-    send: mpsc::Sender<Any>,
-    answers: Streaming<Any>,
+    send: mpsc::Sender<BytesAny>,
+    answers: Streaming<BytesAny>,
 }
 
 async fn open(channel: Channel, id: &str) -> Named {
     let (send, messages) = mpsc::channel(4);
-    send.try_send(Any::pack(&StreamInit { id: id.to_owned() })).unwrap();
+    send.try_send(BytesAny::pack(&StreamInit { id: id.to_owned() })).unwrap();
     let request = ns(ReceiverStream::new(messages));
     let mut answers = StreamingClient::new(channel).stream(request).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap();
@@ -50,7 +50,7 @@ async fn feed(mut stream: Named, bytes: Vec<u8>) {
         }
         let len = rest.len().min(window).min(32 << 10);
         let data = Data { data: rest[..len].to_vec().into() };
-        if stream.send.send(Any::pack(&data)).await.is_err() {
+        if stream.send.send(BytesAny::pack(&data)).await.is_err() {
             return;
         }
         window -= len;
@@ -63,7 +63,7 @@ async fn feed(mut stream: Named, bytes: Vec<u8>) {
 /// Takes bytes in small grants until the daemon closes.
 async fn collect(mut stream: Named) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let grant = Any::pack(&WindowUpdate { update: 10_000 });
+    let grant = BytesAny::pack(&WindowUpdate { update: 10_000 });
     stream.send.send(grant.clone()).await.unwrap();
     let mut left = 10_000;
     while let Ok(Some(message)) = stream.answers.message().await {

@@ -15,7 +15,7 @@ use gantry_api::containerd::task::v2::task_ttrpc::{
 };
 use gantry_api::containerd::task::v2::*;
 use gantry_api::containerd::types::Envelope as WireEnvelope;
-use gantry_events::{Envelope, NoFields, Subscription};
+use gantry_events::{Event, NoFields, Subscription};
 use gantry_ttrpc::{Context, Server};
 use prost::Message as _;
 use tokio::sync::Notify;
@@ -239,7 +239,7 @@ fn options() -> CreateOptions {
     }
 }
 
-async fn next(events: &mut Subscription) -> Arc<Envelope> {
+async fn next(events: &mut Subscription) -> Arc<Event> {
     tokio::time::timeout(Duration::from_secs(20), events.next())
         .await
         .expect("an event in time")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_core::{Any, Namespace};
-use gantry_events::{Envelope, Exchange, NoFields, Subscription};
+use gantry_events::{Event, Exchange, NoFields, Subscription};
 use gantry_mount::Mount;
 use gantry_runtime::plugin::{Runtime as _, Task};
 use gantry_runtime::{Config, CreateOptions, Deadlines, EventService, Io, Manager};
@@ -227,7 +227,7 @@ fn spec(cgroup: &str, script: &str) -> serde_json::Value {
 }
 
 /// Reads events until one of `topic` came, and returns it.
-pub(crate) async fn until(events: &mut Subscription, topic: &str) -> Arc<Envelope> {
+pub(crate) async fn until(events: &mut Subscription, topic: &str) -> Arc<Event> {
     let search = async {
         loop {
             let event = events.next().await.expect("a stream").expect("not too slow");

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use gantry_api::Payload as _;
 use gantry_api::containerd::types::transfer as wire;
+use gantry_api::{BytesAny, Payload as _};
 use gantry_errdefs::{Error, Result};
 use gantry_registry::{AuthRequest, Credential, Credentials};
-use prost_types::Any;
 use tokio::sync::Mutex;
 
 use crate::streaming::Stream;
@@ -30,7 +29,7 @@ impl StreamCredentials {
 #[tonic::async_trait]
 impl Credentials for StreamCredentials {
     async fn get(&self, request: &AuthRequest) -> Result<Option<Credential>> {
-        let question = Any::pack(&wire::AuthRequest {
+        let question = BytesAny::pack(&wire::AuthRequest {
             host: request.host.clone(),
             reference: request.reference.clone(),
             wwwauthenticate: request.challenges.clone(),

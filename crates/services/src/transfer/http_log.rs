@@ -32,9 +32,12 @@ async fn send(stream: Stream, mut queued: mpsc::Receiver<String>) {
     let mut data = DataWriter::new(stream);
     while let Some(mut line) = queued.recv().await {
         line.push('\n');
-        if data.write(line.as_bytes()).await.is_err() {
+        let mut sent = data.write(line.into()).await;
+        if queued.is_empty() {
+            sent = sent.and(data.flush().await);
+        }
+        if sent.is_err() {
             return;
         }
     }
-    let _ = data.finish().await;
 }

@@ -10,19 +10,19 @@ mod wire;
 
 use std::time::Duration;
 
-use gantry_api::Payload as _;
 use gantry_api::containerd::services::transfer::v1::TransferRequest;
 use gantry_api::containerd::services::transfer::v1::transfer_server;
+use gantry_api::{BytesAny, Payload as _};
 use gantry_core::Context;
 use gantry_errdefs::{Error, Result as Outcome};
 use gantry_images::{
     CopyOptions, ExportOptions, ProgressSink, PullOptions, PushOptions, StoreOptions, Transfer,
     progress_channel,
 };
-use prost_types::Any;
 use tonic::{Request, Response, Status};
 
 use crate::streaming::{Stream, Streams};
+use crate::window::DataWriter;
 use crate::{call, stream_progress};
 use wire::{Place, Registry};
 
@@ -138,8 +138,8 @@ impl TransferService {
         stream: Stream,
         progress: &ProgressSink,
     ) -> Outcome<()> {
-        pipes::write(stream, |archive| self.transfer.export(ctx, from, options, archive, progress))
-            .await
+        let archive = DataWriter::new(stream);
+        self.transfer.export(ctx, from, options, archive, progress).await
     }
 }
 
@@ -160,7 +160,7 @@ impl transfer_server::Transfer for TransferService {
         let telling = async move {
             while let Some(update) = updates.next().await {
                 // A client that stopped listening still wants its image.
-                if stream.send(Any::pack(&stream_progress::to_wire(update))).await.is_err() {
+                if stream.send(BytesAny::pack(&stream_progress::to_wire(update))).await.is_err() {
                     break;
                 }
             }

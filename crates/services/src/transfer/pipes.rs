@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use bytes::BytesMut;
 use gantry_errdefs::{Error, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -50,13 +51,14 @@ where
     let (mut from, writer) = tokio::io::duplex(PIPE_LEN);
     let pump = async move {
         let mut data = DataWriter::new(stream);
-        let mut buf = vec![0; DATA_LEN_MAX];
+        let mut buf = BytesMut::new();
         loop {
-            let len = from.read(&mut buf).await.map_err(|e| Error::io("archive", e))?;
+            buf.reserve(DATA_LEN_MAX);
+            let len = from.read_buf(&mut buf).await.map_err(|e| Error::io("archive", e))?;
             if len == 0 {
-                return data.finish().await;
+                return data.flush().await;
             }
-            data.write(&buf[..len]).await?;
+            data.write(buf.split().freeze()).await?;
         }
     };
     let work = work(writer);
@@ -82,7 +84,7 @@ where
 pub(super) async fn echo(from: Stream, to: Stream) -> Result<()> {
     let (mut reader, mut writer) = (DataReader::new(from), DataWriter::new(to));
     while let Some(bytes) = reader.next().await? {
-        writer.write(&bytes).await?;
+        writer.write(bytes).await?;
     }
-    writer.finish().await
+    writer.flush().await
 }

@@ -133,7 +133,7 @@ async fn root_a_journal_that_is_not_written_anew_loses_no_fact() {
         assert_eq!(world.delete(&id).await.exit_status, 137);
         let mut topics = Vec::new();
         while topics.last().is_none_or(|topic| topic != "/tasks/delete") {
-            topics.push(seen.message().await.unwrap().unwrap().topic);
+            topics.push(seen.message().await.unwrap().unwrap().into_message().topic);
         }
         if action == "abort" {
             assert_eq!(topics, ["/tasks/exit", "/tasks/delete"]);

@@ -245,7 +245,7 @@ impl Walk {
             let subscribe = Request::new(SubscribeRequest { filters });
             let mut events = client.subscribe(subscribe).await.unwrap().into_inner();
             while let Ok(Some(event)) = events.message().await {
-                heard.lock().unwrap().push(event.topic);
+                heard.lock().unwrap().push(event.topic.clone());
             }
         });
         topics
