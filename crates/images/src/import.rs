@@ -9,10 +9,12 @@ mod docker;
 mod members;
 mod names;
 mod squeeze;
+mod unfinished;
 
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use gantry_content::WriterOptions;
 use gantry_core::image::{Document, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, media_types};
@@ -21,14 +23,16 @@ use gantry_metadata::Db;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 
-use crate::content::{Opened, gc_labels};
+use crate::content::gc_labels;
 use crate::read::{is_attestation, read_parsed};
+use crate::unpack::unique;
 use crate::{content, lease};
 
 pub use names::{ImageNames, store_images};
 pub(crate) use names::{NAME, REF_NAME};
 
 use members::Archived;
+use unfinished::Unfinished;
 
 /// The only layout version there is (OCI image spec, image-layout.md).
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -151,20 +155,21 @@ async fn store_document(
     let target = Descriptor::new(media_type, gantry_core::Digest::of(bytes), size);
     let document = Document::parse(&target, bytes)?;
     let labels = gc_labels(&document);
-    let content = db.content();
-    match content::open(&content, ctx, &target).await? {
-        Opened::Exists => content::add_labels(&content, ctx, &target, labels, None).await?,
-        Opened::Writer(mut writer) => {
-            writer.truncate(0).await?;
-            writer.write(bytes.to_vec().into()).await?;
-            let size = bytes.len() as u64;
-            match content::commit(*writer, size, &target.digest, labels.clone()).await {
-                Err(err) if err.is_already_exists() => {
-                    content::add_labels(&content, ctx, &target, labels, None).await?;
-                }
-                committed => drop(committed?),
-            }
+    let options = WriterOptions {
+        reference: unique("document"),
+        total: bytes.len() as u64,
+        expected: Some(target.digest.clone()),
+    };
+    let stored = async {
+        let (unfinished, mut writer) = Unfinished::open(db, ctx, options).await?;
+        writer.write(bytes.to_vec().into()).await?;
+        unfinished.commit(writer, bytes.len() as u64, &target.digest, labels.clone()).await
+    };
+    match stored.await {
+        Err(err) if err.is_already_exists() => {
+            content::add_labels(&db.content(), ctx, &target, labels, None).await?;
         }
+        stored => stored?,
     }
     Ok(target)
 }

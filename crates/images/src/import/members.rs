@@ -13,12 +13,12 @@ use gantry_content::WriterOptions;
 use gantry_core::image::{MANIFEST_SIZE_MAX, blob_digest};
 use gantry_core::{Context, Digest, Labels};
 use gantry_errdefs::{Error, Result, ResultExt};
-use gantry_metadata::{Content, ContentWriter, Db};
+use gantry_metadata::{ContentWriter, Db};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
 
-use crate::content;
+use super::unfinished::Unfinished;
 use crate::unpack::unique;
 
 /// Pieces between the thread that reads and the task that writes.
@@ -114,30 +114,6 @@ struct Blob {
     unfinished: Unfinished,
 }
 
-/// Drops an ingest that came to no end: an import is not gone on with, its references are its own.
-struct Unfinished {
-    content: Content,
-    ctx: Context,
-    /// None once it is a blob.
-    reference: Option<String>,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let Some(reference) = self.reference.take() else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (content, ctx) = (self.content.clone(), self.ctx.clone());
-        runtime.spawn(async move {
-            match content.abort(&ctx, &reference).await {
-                Err(err) if !err.is_not_found() => {
-                    tracing::warn!(reference, %err, "import: ingest left");
-                }
-                _ => {}
-            }
-        });
-    }
-}
-
 #[derive(Default)]
 struct Progress {
     size: u64,
@@ -193,11 +169,9 @@ async fn begin(
         Some(digest) => format!("blob-{run}-{digest}"),
         None => format!("tar-{run}-{name}"),
     };
-    let unfinished =
-        Unfinished { content: db.content(), ctx: ctx.clone(), reference: Some(reference.clone()) };
     let options = WriterOptions { reference, total: size, expected: expected.clone() };
-    match db.content().writer(ctx, options).await {
-        Ok(writer) => {
+    match Unfinished::open(db, ctx, options).await {
+        Ok((unfinished, writer)) => {
             let stored = Progress::default();
             Ok(Sink::Blob(Box::new(Blob { name, writer, expected, stored, unfinished })))
         }
@@ -228,7 +202,7 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
             _ => archived.manifest = Some(bytes),
         },
         Sink::Blob(blob) => {
-            let Blob { name, writer, expected, stored, mut unfinished } = *blob;
+            let Blob { name, writer, expected, stored, unfinished } = *blob;
             let digest = writer.digest();
             if let Some(expected) = &expected
                 && *expected != digest
@@ -237,11 +211,8 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
                     "archive member {name}: its bytes have digest {digest}"
                 )));
             }
-            // A commit comes to its own end, also when nobody waits for it.
-            let reference = unfinished.reference.take();
-            match content::commit(writer, stored.size, &digest, Labels::new()).await {
+            match unfinished.commit(writer, stored.size, &digest, Labels::new()).await {
                 Err(err) if !err.is_already_exists() => {
-                    unfinished.reference = reference;
                     return Err(err.context(format!("archive member {name}")));
                 }
                 _ => {}

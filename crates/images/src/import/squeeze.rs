@@ -9,7 +9,7 @@ use gantry_errdefs::{Result, ResultExt};
 use gantry_metadata::Db;
 
 use super::members::Stored;
-use crate::content;
+use super::unfinished::Unfinished;
 use crate::differ::{LABEL_UNCOMPRESSED, Pieces, joined, store_pieces};
 use crate::unpack::unique;
 
@@ -23,7 +23,7 @@ pub(super) async fn gzip(db: &Db, ctx: &Context, plain: &Stored) -> Result<Store
     let content = db.content();
     let mut reader = content.reader(ctx, &plain.digest).await?.into_blocking();
     let options = WriterOptions { reference: unique("compress"), ..WriterOptions::default() };
-    let mut writer = content.writer(ctx, options).await?;
+    let (unfinished, mut writer) = Unfinished::open(db, ctx, options).await?;
     let (mut pieces, mut arriving) = Pieces::new();
     let work = tokio::task::spawn_blocking(move || {
         let mut out = Compressor::new(&mut pieces, Compression::Gzip).context(|| "gzip")?;
@@ -38,12 +38,12 @@ pub(super) async fn gzip(db: &Db, ctx: &Context, plain: &Stored) -> Result<Store
     compressed.context(what)?;
     let (digest, size) = (writer.digest(), writer.status().offset);
     let labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), plain.digest.to_string())]);
-    match content::commit(writer, size, &digest, labels.clone()).await {
+    match unfinished.commit(writer, size, &digest, labels.clone()).await {
         Err(err) if err.is_already_exists() => {
             let path = format!("labels.{LABEL_UNCOMPRESSED}");
             content.update(ctx, &digest, labels, &[path]).await?;
         }
-        committed => drop(committed?),
+        committed => committed?,
     }
     let head = content.reader(ctx, &digest).await?.read_at(0, Compression::MAGIC_LEN).await?;
     Ok(Stored { digest, size, head: head.to_vec() })
