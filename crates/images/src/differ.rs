@@ -31,6 +31,8 @@ pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
 use crate::lease;
 use crate::processors::{self, Processors};
+use crate::unfinished::Unfinished;
+use crate::unpack::unique;
 
 /// Label on a compressed layer: the digest of the tar within.
 pub(crate) const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -329,13 +331,17 @@ impl Differ {
         options: DiffOptions,
         request: &DiffRequest,
     ) -> Result<Diffed> {
-        let mut reference = request.reference.clone();
-        if reference.is_empty() {
-            reference = crate::unpack::unique("diff");
-        }
+        let named = !request.reference.is_empty();
+        let reference = if named { request.reference.clone() } else { unique("diff") };
         let content = self.db.content();
         let open = WriterOptions { reference, ..WriterOptions::default() };
-        let mut writer = content.writer(ctx, open).await?;
+        // What the client has named is the client's to go on with or to drop.
+        let (unfinished, mut writer) = if named {
+            (None, content.writer(ctx, open).await?)
+        } else {
+            let (unfinished, writer) = Unfinished::open(&self.db, ctx, open).await?;
+            (Some(unfinished), writer)
+        };
         writer.truncate(0).await?;
         let compression = options.compression;
         let (work, mut arriving) = self.start_diff(left, right, options).await?;
@@ -349,7 +355,12 @@ impl Differ {
             labels.insert(LABEL_UNCOMPRESSED.to_owned(), diffed.diff_id.to_string());
         }
         let keys: Vec<String> = labels.keys().map(|k| format!("labels.{k}")).collect();
-        match writer.commit(diffed.size, Some(&diffed.digest), labels.clone()).await {
+        let commit = writer.commit(diffed.size, Some(&diffed.digest), labels.clone());
+        let committed = match unfinished {
+            Some(unfinished) => unfinished.end(commit).await,
+            None => commit.await,
+        };
+        match committed {
             Err(err) if err.is_already_exists() => {
                 if !keys.is_empty() {
                     content.update(ctx, &diffed.digest, labels, &keys).await?;

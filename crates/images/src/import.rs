@@ -9,7 +9,6 @@ mod docker;
 mod members;
 mod names;
 mod squeeze;
-mod unfinished;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +24,7 @@ use tokio::io::AsyncRead;
 
 use crate::content::gc_labels;
 use crate::read::{is_attestation, read_parsed};
+use crate::unfinished::Unfinished;
 use crate::unpack::unique;
 use crate::{content, lease};
 
@@ -32,7 +32,6 @@ pub use names::{ImageNames, store_images};
 pub(crate) use names::{NAME, REF_NAME};
 
 use members::Archived;
-use unfinished::Unfinished;
 
 /// The only layout version there is (OCI image spec, image-layout.md).
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -163,13 +162,15 @@ async fn store_document(
     let stored = async {
         let (unfinished, mut writer) = Unfinished::open(db, ctx, options).await?;
         writer.write(bytes.to_vec().into()).await?;
-        unfinished.commit(writer, bytes.len() as u64, &target.digest, labels.clone()).await
+        let size = bytes.len() as u64;
+        let commit = content::commit(writer, size, &target.digest, labels.clone());
+        unfinished.end(commit).await
     };
     match stored.await {
         Err(err) if err.is_already_exists() => {
             content::add_labels(&db.content(), ctx, &target, labels, None).await?;
         }
-        stored => stored?,
+        stored => drop(stored?),
     }
     Ok(target)
 }

@@ -22,6 +22,7 @@ mod pull;
 mod push;
 mod read;
 mod transfer;
+mod unfinished;
 mod unpack;
 mod verifier;
 

@@ -18,7 +18,8 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
 
-use super::unfinished::Unfinished;
+use crate::content;
+use crate::unfinished::Unfinished;
 use crate::unpack::unique;
 
 /// Pieces between the thread that reads and the task that writes.
@@ -211,7 +212,8 @@ async fn finish(sink: Sink, archived: &mut Archived) -> Result<()> {
                     "archive member {name}: its bytes have digest {digest}"
                 )));
             }
-            match unfinished.commit(writer, stored.size, &digest, Labels::new()).await {
+            let commit = content::commit(writer, stored.size, &digest, Labels::new());
+            match unfinished.end(commit).await {
                 Err(err) if !err.is_already_exists() => {
                     return Err(err.context(format!("archive member {name}")));
                 }

@@ -9,8 +9,9 @@ use gantry_errdefs::{Result, ResultExt};
 use gantry_metadata::Db;
 
 use super::members::Stored;
-use super::unfinished::Unfinished;
+use crate::content;
 use crate::differ::{LABEL_UNCOMPRESSED, Pieces, joined, store_pieces};
+use crate::unfinished::Unfinished;
 use crate::unpack::unique;
 
 /// Writes the blob `plain`, a tar, into the content store once more, in gzip. The plain one is left
@@ -38,12 +39,12 @@ pub(super) async fn gzip(db: &Db, ctx: &Context, plain: &Stored) -> Result<Store
     compressed.context(what)?;
     let (digest, size) = (writer.digest(), writer.status().offset);
     let labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), plain.digest.to_string())]);
-    match unfinished.commit(writer, size, &digest, labels.clone()).await {
+    match unfinished.end(content::commit(writer, size, &digest, labels.clone())).await {
         Err(err) if err.is_already_exists() => {
             let path = format!("labels.{LABEL_UNCOMPRESSED}");
             content.update(ctx, &digest, labels, &[path]).await?;
         }
-        committed => committed?,
+        committed => drop(committed?),
     }
     let head = content.reader(ctx, &digest).await?.read_at(0, Compression::MAGIC_LEN).await?;
     Ok(Stored { digest, size, head: head.to_vec() })

@@ -1,9 +1,6 @@
 //! Image archives in and out.
 
-use std::future::Future;
 use std::process::Command;
-use std::task::Poll;
-use std::time::{Duration, Instant};
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels, media_types};
@@ -35,10 +32,10 @@ async fn save(fixture: &Fixture, images: &[ExportImage], options: &ExportOptions
 }
 
 /// Replaces a member of an archive, or drops it.
-type Change<'a> = &'a dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>;
+pub(crate) type Change<'a> = &'a dyn Fn(&str, Vec<u8>) -> Option<Vec<u8>>;
 
 /// An OCI layout of the image, with one member replaced or dropped.
-fn layout(image: &Image, change: Change<'_>) -> Vec<u8> {
+pub(crate) fn layout(image: &Image, change: Change<'_>) -> Vec<u8> {
     let mut manifest = image.manifest.clone();
     manifest.annotations.insert("org.opencontainers.image.ref.name".into(), "1.0".into());
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
@@ -60,7 +57,7 @@ fn layout(image: &Image, change: Change<'_>) -> Vec<u8> {
 }
 
 /// docker's own archive of the image, as `docker save` wrote it for years.
-fn docker_archive(image: &Image, plain: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
+pub(crate) fn docker_archive(image: &Image, plain: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     let config = &image.blobs.iter().find(|(t, _)| t == media_types::OCI_CONFIG).unwrap().1;
     let config_name = format!("{}.json", Digest::of(config).hex());
@@ -140,56 +137,6 @@ async fn root_a_docker_archive_comes_in() {
 
     let nameless = load(&fixture, docker_archive(&image, &layers(), &[])).await.unwrap();
     assert_eq!(nameless.manifests.len(), 1);
-}
-
-/// Polls `work` at most `polls` times and drops it; None if it had not ended by then.
-async fn dropped_after<T>(polls: usize, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    let mut left = polls;
-    std::future::poll_fn(move |cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        let polled = work.as_mut().poll(cx);
-        if left == 0 && polled.is_pending() {
-            return Poll::Ready(None);
-        }
-        polled.map(Some)
-    })
-    .await
-}
-
-#[tokio::test]
-async fn root_an_import_that_is_given_up_anywhere_leaves_no_ingest() {
-    let image = Image::new(&layers());
-    let compressed = ImportOptions { compress: true, ..ImportOptions::default() };
-    for (archive, options) in [
-        (layout(&image, &|_, bytes| Some(bytes)), ImportOptions::default()),
-        (docker_archive(&image, &layers(), &["app:1.0"]), compressed),
-    ] {
-        for polls in 1.. {
-            let fixture = Fixture::new();
-            let read = std::io::Cursor::new(archive.clone());
-            let import = import(&fixture.db, &fixture.ctx, read, &options);
-            let ended = dropped_after(polls, import).await;
-            // What runs in the background comes to its end.
-            let content = fixture.db.content();
-            let deadline = Instant::now() + Duration::from_secs(20);
-            loop {
-                let left = content.statuses(&fixture.ctx, &[]).await.unwrap();
-                if left.is_empty() {
-                    break;
-                }
-                assert!(Instant::now() < deadline, "after {polls} polls: {left:?}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            if let Some(ended) = ended {
-                ended.unwrap();
-                break;
-            }
-        }
-    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod archives;
 mod erofs;
+mod given_up;
 mod pull_faults;
 mod pulls;
 mod pushes;

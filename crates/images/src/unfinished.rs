@@ -1,15 +1,15 @@
-//! Ingests of an import, none of which is left behind.
+//! Ingests that nobody else can go on with, none of which is left behind.
+
+use std::future::Future;
 
 use gantry_content::WriterOptions;
-use gantry_core::{Context, Digest, Labels};
+use gantry_core::Context;
 use gantry_errdefs::Result;
 use gantry_metadata::{Content, ContentWriter, Db};
 
-use crate::content;
-
-/// An ingest that is dropped unless it becomes a blob: an import is not gone on with. So its reference
-/// has to be the import's own.
-pub(super) struct Unfinished {
+/// An ingest that is dropped unless it becomes a blob. Its reference has to be one that nobody else
+/// uses: what nobody knows cannot be gone on with.
+pub(crate) struct Unfinished {
     content: Content,
     ctx: Context,
     /// None once it is a blob.
@@ -21,7 +21,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// AlreadyExists when the blob that `options` expects is there; the content store's.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         db: &Db,
         ctx: &Context,
         options: WriterOptions,
@@ -33,26 +33,18 @@ impl Unfinished {
         Ok((unfinished, writer))
     }
 
-    /// Makes it a blob.
+    /// Makes it a blob by `commit`.
     ///
     /// # Errors
-    /// AlreadyExists when it is one already, which is as good; the content store's.
-    pub(super) async fn commit(
-        mut self,
-        writer: ContentWriter,
-        size: u64,
-        digest: &Digest,
-        labels: Labels,
-    ) -> Result<()> {
+    /// AlreadyExists when it is one already, which is as good; else that of `commit`.
+    pub(crate) async fn end<T>(mut self, commit: impl Future<Output = Result<T>>) -> Result<T> {
         // A commit comes to its own end, also when nobody waits for it.
         let reference = self.reference.take();
-        match content::commit(writer, size, digest, labels).await {
-            Err(err) if !err.is_already_exists() => {
-                self.reference = reference;
-                Err(err)
-            }
-            committed => committed.map(drop),
+        let committed = commit.await;
+        if committed.as_ref().is_err_and(|err| !err.is_already_exists()) {
+            self.reference = reference;
         }
+        committed
     }
 }
 
@@ -64,7 +56,7 @@ impl Drop for Unfinished {
         runtime.spawn(async move {
             match content.abort(&ctx, &reference).await {
                 Err(err) if !err.is_not_found() => {
-                    tracing::warn!(reference, %err, "import: ingest left");
+                    tracing::warn!(reference, %err, "an ingest is left");
                 }
                 _ => {}
             }
