@@ -8,37 +8,34 @@ use gantry_core::Digest;
 use gantry_errdefs::{Error, Result};
 
 use crate::Pair;
-use crate::client::{Client, rate};
+use crate::client::{Client, rates};
 use crate::report::Report;
 
 const SMALL_LEN: usize = 4096;
-const SMALL_COUNT: usize = 400;
+const SMALL_COUNT: usize = 1008;
 const LARGE_LEN: usize = 64 << 20;
+const LARGE_COUNT: u8 = 7;
 const CHUNK_LEN: usize = 1 << 20;
 
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     for (run, workers) in [1, 16].into_iter().enumerate() {
-        let mut rates = [0.0; 2];
-        for (side, (_, client)) in pair.daemons.iter().enumerate() {
-            let client = client.clone();
-            rates[side] = rate(SMALL_COUNT, workers, move |n| {
-                let client = client.clone();
-                async move {
-                    let mut data = vec![0_u8; SMALL_LEN];
-                    data[..16].copy_from_slice(format!("{run:08}{n:08}").as_bytes());
-                    write(&client, &format!("small-{run}-{n}"), data.into()).await
-                }
-            })
-            .await?;
-        }
-        report.rates(&format!("4 KiB blobs, {workers} writers"), rates);
+        let rates = rates(pair, SMALL_COUNT, workers, move |client, n| async move {
+            let mut data = vec![0_u8; SMALL_LEN];
+            data[..16].copy_from_slice(format!("{run:08}{n:08}").as_bytes());
+            let digest = Digest::of(&data);
+            write(&client, &format!("small-{run}-{n}"), data.into(), &digest).await
+        });
+        report.rates(&format!("4 KiB blobs, {workers} writers"), rates.await?);
     }
     let mut sides = [Vec::new(), Vec::new()];
-    for round in 0..3_u8 {
-        for (side, (_, client)) in pair.daemons.iter().enumerate() {
-            let data = Bytes::from(vec![round; LARGE_LEN]);
+    for round in 0..LARGE_COUNT {
+        let data = Bytes::from(vec![round; LARGE_LEN]);
+        let digest = Digest::of(&data);
+        let first = usize::from(round % 2);
+        for side in [first, 1 - first] {
             let begin = Instant::now();
-            write(client, &format!("large-{round}"), data).await?;
+            let reference = format!("large-{round}");
+            write(&pair.daemons[side].1, &reference, data.clone(), &digest).await?;
             sides[side].push(begin.elapsed());
         }
     }
@@ -46,9 +43,9 @@ pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn write(client: &Client, reference: &str, data: Bytes) -> Result<()> {
+async fn write(client: &Client, reference: &str, data: Bytes, digest: &Digest) -> Result<()> {
     let total = i64::try_from(data.len()).map_err(|_| Error::invalid_argument("blob size"))?;
-    let expected = Digest::of(&data).to_string();
+    let expected = digest.to_string();
     let mut messages = Vec::new();
     let mut offset = 0;
     while offset < data.len() {

@@ -3,17 +3,15 @@
 use std::path::Path;
 use std::time::Instant;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
 use gantry_api::containerd::services::events::v1 as events;
 use gantry_errdefs::{Error, Result};
-use prost::Message as _;
 use prost_types::Any;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::Pair;
 use crate::client::Client;
+use crate::raw::{self, Connection};
 use crate::report::Report;
 
 const SUBSCRIBERS: usize = 100;
@@ -33,11 +31,7 @@ const COUNTED: u8 = b'c';
 
 const ROUNDS: usize = 15;
 
-/// Bytes that a message of gRPC begins with: whether it is compressed, and its length.
-const PREFIX_LEN: usize = 5;
-
-/// Receive windows: nobody ever waits for one.
-const WINDOW_LEN: u32 = 1 << 30;
+const SUBSCRIBE: &str = "/containerd.services.events.v1.Events/Subscribe";
 
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
     for publishers in PUBLISHERS {
@@ -105,27 +99,20 @@ async fn publish(client: &Client, last: u8) -> Result<()> {
     Ok(())
 }
 
-/// Subscribes, and reads until every subscriber has all that counts. It is the daemon that is to be
-/// measured, and the client has the same two cores: so one thread, no more of gRPC than the lengths
-/// of messages, and nothing is decoded.
+/// Subscribes, and reads until every subscriber has all that counts; on one thread.
 fn subscribers(socket: &Path, namespace: &str, ready: &mpsc::Sender<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::io("the subscribers' runtime", e))?;
+    let filters = vec![format!("namespace=={namespace}")];
+    let request = events::SubscribeRequest { filters };
     runtime.block_on(async {
-        let io = UnixStream::connect(socket).await.map_err(|e| Error::io("connecting", e))?;
-        let (requests, connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW_LEN)
-            .initial_connection_window_size(WINDOW_LEN)
-            .handshake::<_, Bytes>(io)
-            .await
-            .map_err(broken)?;
-        tokio::spawn(connection);
+        let connection = Connection::open(socket).await?;
         let mut readers = JoinSet::new();
         for _ in 0..SUBSCRIBERS {
-            let events = subscribe(requests.clone(), namespace).await?;
-            readers.spawn(read(events, ready.clone()));
+            let subscribed = connection.call(SUBSCRIBE, namespace, &request).await?;
+            readers.spawn(read(subscribed, ready.clone()));
         }
         while let Some(done) = readers.join_next().await {
             done.map_err(|e| Error::internal(format!("a subscriber: {e}")))??;
@@ -134,57 +121,18 @@ fn subscribers(socket: &Path, namespace: &str, ready: &mpsc::Sender<()>) -> Resu
     })
 }
 
-async fn subscribe(
-    requests: h2::client::SendRequest<Bytes>,
-    namespace: &str,
-) -> Result<h2::client::ResponseFuture> {
-    let request =
-        http::Request::post("http://localhost/containerd.services.events.v1.Events/Subscribe")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a fixed request is valid");
-    let message = events::SubscribeRequest { filters: vec![format!("namespace=={namespace}")] };
-    let mut body = BytesMut::new();
-    body.put_u8(0);
-    body.put_u32(u32::try_from(message.encoded_len()).expect("a filter is short"));
-    message.encode(&mut body).expect("the buffer grows");
-    let (events, mut sender) =
-        requests.ready().await.map_err(broken)?.send_request(request, false).map_err(broken)?;
-    sender.send_data(body.freeze(), true).map_err(broken)?;
-    Ok(events)
-}
-
 /// Reads one subscription; says `ready` with its first event.
-async fn read(events: h2::client::ResponseFuture, ready: mpsc::Sender<()>) -> Result<()> {
-    let mut body = events.await.map_err(broken)?.into_body();
+async fn read(subscribed: raw::Call, ready: mpsc::Sender<()>) -> Result<()> {
+    let mut events = subscribed.answer().await?;
     let mut ready = Some(ready);
-    let mut buffer = BytesMut::new();
     let mut seen = 0;
     while seen < PUBLISHED {
-        let data = body.data().await;
-        let data = data.ok_or_else(|| Error::data_loss("the stream has ended"))?.map_err(broken)?;
-        body.flow_control().release_capacity(data.len()).map_err(broken)?;
-        buffer.extend_from_slice(&data);
-        while let Some(message) = next_message(&mut buffer) {
-            if let Some(ready) = ready.take() {
-                let _ = ready.send(()).await;
-            }
-            // An envelope ends with its event, and that with its value.
-            seen += usize::from(message.last() == Some(&COUNTED));
+        let event = events.next().await?;
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(()).await;
         }
+        // An envelope ends with its event, and that with its value.
+        seen += usize::from(event.last() == Some(&COUNTED));
     }
     Ok(())
-}
-
-/// Takes a message off the front, if it is there to its end.
-fn next_message(buffer: &mut BytesMut) -> Option<BytesMut> {
-    let prefix = buffer.first_chunk::<PREFIX_LEN>()?;
-    let [_, a, b, c, d] = *prefix;
-    let len = PREFIX_LEN + usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
-    (buffer.len() >= len).then(|| buffer.split_to(len).split_off(PREFIX_LEN))
-}
-
-fn broken(err: h2::Error) -> Error {
-    Error::unavailable(format!("subscribers' connection: {err}"))
 }

@@ -23,6 +23,7 @@ mod life;
 mod memory;
 mod parts;
 mod phases;
+mod raw;
 mod records;
 mod report;
 mod restarts;

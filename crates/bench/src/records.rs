@@ -4,18 +4,22 @@ use std::time::Instant;
 
 use gantry_api::containerd::services::containers::v1 as containers;
 use gantry_api::containerd::services::snapshots::v1 as snapshots;
-use gantry_errdefs::Result;
+use gantry_errdefs::{Error, Result};
+use prost::Message as _;
 
 use crate::Pair;
 use crate::client::{Client, pinned, rate, rates};
 use crate::life::settle;
 use crate::parts::Parts;
+use crate::raw::Connection;
 use crate::report::Report;
 
 const PAIRS: usize = 4000;
 const LISTED: usize = 10_000;
 const LISTS: usize = 11;
 const WORKERS: usize = 16;
+
+const LIST: &str = "/containerd.services.containers.v1.Containers/List";
 
 /// The parts.
 const PARTS: Parts = Parts { bench: "records", names: &["containers", "snapshots", "list"] };
@@ -58,14 +62,23 @@ async fn lists(pair: &Pair, report: &mut Report) -> Result<()> {
         .await?;
     }
     settle().await;
+    let request = containers::ListContainersRequest { filters: vec![] };
+    let mut connections = Vec::new();
+    for (daemon, _) in &pair.daemons {
+        connections.push(Connection::open(&daemon.address()).await?);
+    }
     for round in 0..LISTS {
         for side in [round % 2, 1 - round % 2] {
-            let client = &pair.daemons[side].1;
+            let connection = &connections[side];
+            let namespace = pair.daemons[side].1.namespace();
             let begin = Instant::now();
-            let request = client.request(containers::ListContainersRequest { filters: vec![] });
-            let listed = client.containers().list(request).await?.into_inner().containers.len();
-            assert!(listed >= LISTED, "only {listed} are listed");
+            let call = connection.call(LIST, namespace, &request).await?;
+            let list = call.answer().await?.next().await?;
             sides[side].push(begin.elapsed());
+            let list = containers::ListContainersResponse::decode(list)
+                .map_err(|e| Error::data_loss(format!("a list: {e}")))?;
+            let listed = list.containers.len();
+            assert!(listed >= LISTED, "only {listed} are listed");
         }
     }
     report.times("list of 10,000 containers", sides);
