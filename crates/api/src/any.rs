@@ -1,5 +1,6 @@
 //! Packing messages into `Any`.
 
+use bytes::Buf;
 use gantry_errdefs::{Error, Result};
 use prost::Name;
 use prost_types::Any;
@@ -36,14 +37,19 @@ impl Payload for Any {
     }
 
     fn unpack<M: Name + Default>(&self) -> Result<Option<M>> {
-        let name = self.type_url.rsplit('/').next().unwrap_or_default();
-        if name != M::full_name() {
-            return Ok(None);
-        }
-        let message = M::decode(self.value.as_slice())
-            .map_err(|e| Error::invalid_argument(format!("{name}: {e}")).with_source(e))?;
-        Ok(Some(message))
+        unpack(&self.type_url, self.value.as_slice())
     }
+}
+
+/// [`Payload::unpack`] for whoever has the two fields.
+pub(crate) fn unpack<M: Name + Default>(type_url: &str, value: impl Buf) -> Result<Option<M>> {
+    let name = type_url.rsplit('/').next().unwrap_or_default();
+    if name != M::full_name() {
+        return Ok(None);
+    }
+    let message = M::decode(value)
+        .map_err(|e| Error::invalid_argument(format!("{name}: {e}")).with_source(e))?;
+    Ok(Some(message))
 }
 
 #[cfg(test)]

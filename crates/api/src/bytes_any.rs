@@ -1,11 +1,11 @@
 //! `Any` around large payloads.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use gantry_errdefs::{Error, Result};
+use gantry_errdefs::Result;
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message, Name};
 
-use crate::any::{Payload, TypeUrl as _};
+use crate::any::{self, Payload, TypeUrl as _};
 use crate::containerd::types::transfer::Data;
 
 /// Field `type_url` of `google.protobuf.Any`.
@@ -63,19 +63,7 @@ impl Payload for BytesAny {
     }
 
     fn unpack<M: Name + Default>(&self) -> Result<Option<M>> {
-        let name = self.type_url.rsplit('/').next().unwrap_or_default();
-        if name != M::full_name() {
-            return Ok(None);
-        }
-        // Not chained if it was received: only one buffer is taken apart without a copy.
-        let message = if self.head.is_empty() {
-            M::decode(self.rest.clone())
-        } else {
-            M::decode(self.value())
-        };
-        let message =
-            message.map_err(|e| Error::invalid_argument(format!("{name}: {e}")).with_source(e))?;
-        Ok(Some(message))
+        any::unpack(&self.type_url, self.value())
     }
 }
 

@@ -133,17 +133,28 @@ where
     W: Fn(Client, usize) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send,
 {
+    in_turns(ROUNDS, async |round, side| {
+        let (client, work) = (pair.daemons[side].1.clone(), work.clone());
+        let one = move |n| work(client.clone(), round * count + n);
+        rate(count / ROUNDS, workers, one).await
+    })
+    .await
+}
+
+/// The medians of what `rate` finds for each round and side; the sides take turns at being first.
+pub(crate) async fn in_turns(
+    rounds: usize,
+    mut rate: impl AsyncFnMut(usize, usize) -> Result<f64>,
+) -> Result<[f64; 2]> {
     let mut sides = [Vec::new(), Vec::new()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for side in [round % 2, 1 - round % 2] {
-            let (client, work) = (pair.daemons[side].1.clone(), work.clone());
-            let one = move |n| work(client.clone(), round * count + n);
-            sides[side].push(rate(count / ROUNDS, workers, one).await?);
+            sides[side].push(rate(round, side).await?);
         }
     }
     Ok(sides.map(|mut side| {
         side.sort_unstable_by(f64::total_cmp);
-        side[ROUNDS / 2]
+        side[rounds / 2]
     }))
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::Pair;
-use crate::client::Client;
+use crate::client::{Client, in_turns};
 use crate::raw::{self, Connection};
 use crate::report::Report;
 
@@ -34,27 +34,15 @@ const ROUNDS: usize = 15;
 const SUBSCRIBE: &str = "/containerd.services.events.v1.Events/Subscribe";
 
 pub(crate) async fn run(pair: &Pair, report: &mut Report) -> Result<()> {
-    for publishers in PUBLISHERS {
-        compare(pair, publishers, report).await?;
-    }
-    Ok(())
-}
-
-/// The median of rounds in turns.
-async fn compare(pair: &Pair, publishers: usize, report: &mut Report) -> Result<()> {
-    let mut rates = [Vec::new(), Vec::new()];
-    for round in 0..ROUNDS {
-        for side in [round % 2, 1 - round % 2] {
+    for publishing in PUBLISHERS {
+        let rates = in_turns(ROUNDS, async |_, side| {
             let (daemon, client) = &pair.daemons[side];
-            rates[side].push(fan_out(client, &daemon.address(), publishers).await?);
-        }
+            fan_out(client, &daemon.address(), publishing).await
+        });
+        let what =
+            format!("events delivered to {SUBSCRIBERS} subscribers, {publishing} publishing");
+        report.rates(&what, rates.await?);
     }
-    let median = |mut rates: Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    };
-    let what = format!("events delivered to {SUBSCRIBERS} subscribers, {publishers} publishing");
-    report.rates(&what, rates.map(median));
     Ok(())
 }
 

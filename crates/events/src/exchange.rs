@@ -134,7 +134,7 @@ struct Recovered {
     /// In the file, if there is one.
     number: u64,
     key: String,
-    envelope: Arc<Event>,
+    event: Arc<Event>,
 }
 
 struct Subscriber {
@@ -157,7 +157,7 @@ struct ReaderState {
 /// An event on its way to one subscription.
 #[derive(Debug)]
 struct Queued {
-    envelope: Arc<Event>,
+    event: Arc<Event>,
     /// Dropped once the subscriber has it.
     taken: Option<mpsc::Sender<()>>,
     /// Its number among the facts from before the start.
@@ -206,7 +206,7 @@ impl Exchange {
         let recovered = kept.into_iter().map(|Kept { number, key, envelope }| Recovered {
             number,
             key,
-            envelope: Event::new(envelope),
+            event: Event::new(envelope),
         });
         let state = State { subscribers: Vec::new(), recovered: recovered.collect() };
         let (started, state) = (Instant::now(), Mutex::new(state));
@@ -300,12 +300,12 @@ impl Exchange {
         if self.shared.started.elapsed() > RECOVERED_KEPT {
             state.recovered = Vec::new();
         }
-        for Recovered { number, envelope, .. } in &state.recovered {
-            let view = View { envelope, fields: self.shared.fields.as_ref() };
+        for Recovered { number, event, .. } in &state.recovered {
+            let view = View { envelope: event, fields: self.shared.fields.as_ref() };
             if filter.matches(&view) {
-                let (envelope, recovered) = (Arc::clone(envelope), Some(*number));
+                let (event, recovered) = (Arc::clone(event), Some(*number));
                 // There is room: they are fewer than a queue is long.
-                let _ = queue.try_send(Queued { envelope, taken: None, recovered });
+                let _ = queue.try_send(Queued { event, taken: None, recovered });
             }
         }
         state.subscribers.push(Subscriber { filter, queue, reader: Arc::clone(&reader) });
@@ -321,27 +321,27 @@ impl Exchange {
         // Not under the lock: only its own publisher brings a fact, one at a time.
         let file = self.shared.file.as_ref();
         let number = file.map_or(0, |file| file.keep(key, &envelope).number);
-        let envelope = Event::new(envelope);
+        let event = Event::new(envelope);
         let mut state = self.state();
         if state.recovered.len() < RECOVERED_MAX {
-            let (key, envelope) = (key.to_owned(), Arc::clone(&envelope));
-            state.recovered.push(Recovered { number, key, envelope });
+            let (key, event) = (key.to_owned(), Arc::clone(&event));
+            state.recovered.push(Recovered { number, key, event });
         }
-        self.deliver_in(&mut state, envelope, Some(taken), Some(number));
+        self.deliver_in(&mut state, event, Some(taken), Some(number));
     }
 
-    fn deliver(&self, envelope: Arc<Event>, taken: Option<mpsc::Sender<()>>) {
-        self.deliver_in(&mut self.state(), envelope, taken, None);
+    fn deliver(&self, event: Arc<Event>, taken: Option<mpsc::Sender<()>>) {
+        self.deliver_in(&mut self.state(), event, taken, None);
     }
 
     fn deliver_in(
         &self,
         state: &mut State,
-        envelope: Arc<Event>,
+        event: Arc<Event>,
         taken: Option<mpsc::Sender<()>>,
         recovered: Option<u64>,
     ) {
-        let view = View { envelope: &envelope, fields: self.shared.fields.as_ref() };
+        let view = View { envelope: &event, fields: self.shared.fields.as_ref() };
         state.subscribers.retain(|subscriber| {
             if !subscriber.filter.matches(&view) {
                 return !subscriber.queue.is_closed();
@@ -352,7 +352,7 @@ impl Exchange {
             if taken.is_some() {
                 reader.urgent.notify_one();
             }
-            let queued = Queued { envelope: Arc::clone(&envelope), taken, recovered };
+            let queued = Queued { event: Arc::clone(&event), taken, recovered };
             match subscriber.queue.try_send(queued) {
                 Ok(()) => true,
                 Err(TrySendError::Closed(_)) => false,
@@ -427,7 +427,7 @@ impl Subscription {
             Some(queued) => {
                 self.woken = true;
                 (self.taken, self.recovered) = (queued.taken, queued.recovered);
-                Some(Ok(queued.envelope))
+                Some(Ok(queued.event))
             }
             None => self.reader.overflowed.swap(false, Ordering::AcqRel).then(|| {
                 Err(Error::resource_exhausted(format!(

@@ -21,7 +21,6 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
 use gantry_snapshots::LayerOrigin;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -29,6 +28,7 @@ pub use self::chain::Differs;
 pub use self::erofs::ErofsDiffer;
 pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
+use crate::export::ArchiveOut;
 use crate::lease;
 use crate::processors::{self, Processors};
 use crate::unfinished::Unfinished;
@@ -287,15 +287,15 @@ impl Differ {
         right: &[Mount],
         compression: Compression,
         source_date_epoch: Option<i64>,
-        mut out: impl AsyncWrite + Send + Unpin,
+        mut out: impl ArchiveOut,
     ) -> Result<Diffed> {
         let options = DiffOptions { compression, source_date_epoch, ..DiffOptions::default() };
         let (work, mut arriving) = self.start_diff(left, right, options).await?;
         let written = async {
             while let Some(piece) = arriving.recv().await {
-                out.write_all(&piece).await.context(|| "writing the layer")?;
+                out.put(piece).await?;
             }
-            out.flush().await.context(|| "writing the layer")
+            out.flush().await
         };
         let written = written.await;
         drop(arriving);

@@ -27,12 +27,12 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Manifests and indexes one export may reach.
 const DOCUMENT_COUNT_MAX: usize = 100_000;
 
-/// Where an archive is written to, in pieces that are large where a blob is.
+/// Where an archive or a layer is written to, in pieces that are large where there is much.
 pub trait ArchiveOut: Send {
     /// Writes `bytes`.
     ///
     /// # Errors
-    /// Whatever keeps them from being written; the archive is of no use then.
+    /// Whatever keeps them from being written; what was written is of no use then.
     fn put(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
 
     /// Waits until everything is written.

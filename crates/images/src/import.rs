@@ -154,16 +154,16 @@ async fn store_document(
     let target = Descriptor::new(media_type, gantry_core::Digest::of(bytes), size);
     let document = Document::parse(&target, bytes)?;
     let labels = gc_labels(&document);
+    let total = bytes.len() as u64;
     let options = WriterOptions {
         reference: unique("document"),
-        total: bytes.len() as u64,
+        total,
         expected: Some(target.digest.clone()),
     };
     let stored = async {
         let (unfinished, mut writer) = Unfinished::open(db, ctx, options).await?;
         writer.write(bytes.to_vec().into()).await?;
-        let size = bytes.len() as u64;
-        let commit = content::commit(writer, size, &target.digest, labels.clone());
+        let commit = content::commit(writer, total, &target.digest, labels.clone());
         unfinished.end(commit).await
     };
     match stored.await {

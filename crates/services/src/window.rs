@@ -66,7 +66,7 @@ impl DataReader {
     }
 }
 
-/// Sends bytes to a client. Drop it to tell that all was sent.
+/// Sends bytes to a client. Flush it and drop it to tell that all was sent.
 #[derive(Debug)]
 pub struct DataWriter {
     stream: Stream,
@@ -81,8 +81,8 @@ impl DataWriter {
         Self { stream, window: 0, pending: BytesMut::new() }
     }
 
-    /// Sends `bytes`, large ones without a copy; what does not fill a message goes with the next
-    /// call.
+    /// Sends `bytes` without a copy; small ones wait for what comes next, or for
+    /// [`DataWriter::flush`].
     ///
     /// # Errors
     /// Unavailable when the client has gone away; InvalidArgument when it breaks the protocol.
@@ -95,7 +95,7 @@ impl DataWriter {
         self.send(bytes).await
     }
 
-    /// Sends what is left.
+    /// Sends what waits.
     ///
     /// # Errors
     /// As [`DataWriter::write`].

@@ -106,21 +106,24 @@ impl Pieces {
         let free = kept.front().is_some_and(Bytes::is_unique);
         let oldest = if free { kept.pop_front() } else { None };
         drop(kept);
-        let mut buf = oldest.and_then(|piece| piece.try_into_mut().ok()).unwrap_or_default();
+        let Some(Ok(mut buf)) = oldest.map(Bytes::try_into_mut) else {
+            return BytesMut::zeroed(len);
+        };
         buf.resize(len, 0);
         buf
     }
 
     /// Keeps `piece` for later.
     fn keep(&self, piece: &Bytes) {
-        if piece.len() < KEPT_LEN_MIN {
+        if !(KEPT_LEN_MIN..=KEPT_LEN_MAX).contains(&piece.len()) {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while kept.iter().map(Bytes::len).sum::<usize>() + piece.len() > KEPT_LEN_MAX
-            && kept.pop_front().is_some()
-        {}
         kept.push_back(piece.clone());
+        let mut len: usize = kept.iter().map(Bytes::len).sum();
+        while len > KEPT_LEN_MAX {
+            len -= kept.pop_front().map_or(len, |oldest| oldest.len());
+        }
     }
 }
 

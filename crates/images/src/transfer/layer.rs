@@ -6,10 +6,11 @@ use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::Snapshots;
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, Kind, LayerOrigin};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
 
 use super::Transfer;
+use crate::export::ArchiveOut;
 use crate::lease;
 use crate::progress::{Counted, Progress, ProgressSink, Stage};
 use crate::unpack::unique;
@@ -120,7 +121,7 @@ impl Transfer {
         ctx: &Context,
         from: &LayerSnapshot,
         media_type: &str,
-        out: impl AsyncWrite + Send + Unpin,
+        out: impl ArchiveOut,
         progress: &ProgressSink,
     ) -> Result<Descriptor> {
         let media_type =

@@ -32,11 +32,10 @@ async fn send(stream: Stream, mut queued: mpsc::Receiver<String>) {
     let mut data = DataWriter::new(stream);
     while let Some(mut line) = queued.recv().await {
         line.push('\n');
-        let mut sent = data.write(line.into()).await;
-        if queued.is_empty() {
-            sent = sent.and(data.flush().await);
+        if data.write(line.into()).await.is_err() {
+            return;
         }
-        if sent.is_err() {
+        if queued.is_empty() && data.flush().await.is_err() {
             return;
         }
     }

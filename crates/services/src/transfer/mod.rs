@@ -90,12 +90,9 @@ impl TransferService {
             }
             (Place::Snapshot(from), Place::LayerOut { stream, media_type }) => {
                 let stream = self.streams.take(&ctx.namespace, &stream)?;
-                let transfer = &self.transfer;
-                pipes::write(stream, |layer| {
-                    transfer.diff_stream(ctx, &from, &media_type, layer, &progress)
-                })
-                .await
-                .map(drop)
+                let layer = DataWriter::new(stream);
+                let diff = self.transfer.diff_stream(ctx, &from, &media_type, layer, &progress);
+                diff.await.map(drop)
             }
             (from, to) => {
                 Err(Error::unimplemented(format!("transfer from {} to {}", from.name(), to.name())))

@@ -1,10 +1,9 @@
-//! Archives over streams, as byte streams for those who read and write them.
+//! Archives and layers that come over streams, as byte streams for those who read them.
 
 use std::future::Future;
 
-use bytes::BytesMut;
 use gantry_errdefs::{Error, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use crate::streaming::Stream;
 use crate::window::{DATA_LEN_MAX, DataReader, DataWriter};
@@ -37,43 +36,6 @@ where
         done = &mut work => done,
         // Dropping the work undoes it; with the stream broken it could only fail.
         pumped = &mut pump => { pumped?; work.await }
-    }
-}
-
-/// Runs `work` and sends what it writes over `stream`.
-///
-/// # Errors
-/// That of `work`, or else what broke the stream.
-pub(super) async fn write<T, F>(stream: Stream, work: impl FnOnce(DuplexStream) -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let (mut from, writer) = tokio::io::duplex(PIPE_LEN);
-    let pump = async move {
-        let mut data = DataWriter::new(stream);
-        let mut buf = BytesMut::new();
-        loop {
-            buf.reserve(DATA_LEN_MAX);
-            let len = from.read_buf(&mut buf).await.map_err(|e| Error::io("archive", e))?;
-            if len == 0 {
-                return data.flush().await;
-            }
-            data.write(buf.split().freeze()).await?;
-        }
-    };
-    let work = work(writer);
-    tokio::pin!(pump, work);
-    tokio::select! {
-        // The work has written everything: what is in the pipe is still to be sent.
-        done = &mut work => {
-            let done = done?;
-            pump.await?;
-            Ok(done)
-        }
-        pumped = &mut pump => {
-            pumped?;
-            work.await
-        }
     }
 }
 
