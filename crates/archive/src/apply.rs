@@ -4,8 +4,8 @@ mod delete;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::{BufRead, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -232,7 +232,7 @@ impl Applying {
         Ok((self.entries, unsettled))
     }
 
-    fn entry<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
+    fn entry<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<()> {
         self.entries += 1;
         let names = clean(&entry.path)?;
         let Some((&name, parents)) = names.split_last() else {
@@ -262,17 +262,34 @@ impl Applying {
         match entry.kind {
             Kind::Dir => self.dir(entry, &parent, name, &path)?,
             Kind::Hardlink => self.hardlink(entry, &parent, name, &path)?,
-            _ => {
-                let parent = self.make_room(&parent, name)?;
-                match entry.kind {
-                    Kind::File => self.file(entry, archive, &parent, name, &path)?,
-                    Kind::Symlink => symlink(entry, &parent, name, &path)?,
-                    _ => self.device(entry, &parent, name, &path)?,
-                }
-            }
+            Kind::File => self.file(entry, archive, &parent, name, &path)?,
+            Kind::Symlink => self.symlink(entry, &parent, name, &path)?,
+            _ => self.device(entry, &parent, name, &path)?,
         }
         self.written.insert(path);
         Ok(())
+    }
+
+    /// Has `make` make something that is no directory at `name`, in the place of what is there;
+    /// returns the parent, writable, too. Most names are free: nothing is asked before.
+    fn put<T>(
+        &mut self,
+        parent: &Rc<Dir>,
+        name: &[u8],
+        make: impl Fn(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> Result<(Rc<Dir>, rustix::io::Result<T>)> {
+        let parent = self.view.writable(parent)?;
+        match make(parent.fd()?) {
+            Err(Errno::EXIST) => {
+                let parent = self.make_room(&parent, name)?;
+                let made = make(parent.fd()?);
+                Ok((parent, made))
+            }
+            made => {
+                self.hide_below(&parent, name)?;
+                Ok((parent, made))
+            }
+        }
     }
 
     /// Makes the tree written free of `name`; returns the parent, writable.
@@ -281,11 +298,16 @@ impl Applying {
         if self.view.stat(0, &parent, name)?.is_some() {
             remove::all(&mut self.view, &mut self.written, &parent, name)?;
         }
-        // A directory of a lower tree may be hidden by what comes now.
-        if parent.merges() {
-            self.view.forget(&child_path(&parent, name)?);
-        }
+        self.hide_below(&parent, name)?;
         Ok(parent)
+    }
+
+    /// Forgets a directory that a lower tree may have at `name`: something hides it now.
+    fn hide_below(&mut self, parent: &Dir, name: &[u8]) -> Result<()> {
+        if parent.merges() {
+            self.view.forget(&child_path(parent, name)?);
+        }
+        Ok(())
     }
 
     fn dir(&mut self, entry: &Entry, parent: &Rc<Dir>, name: &[u8], path: &Path) -> Result<()> {
@@ -326,11 +348,11 @@ impl Applying {
         }
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead>(
         &mut self,
         entry: &Entry,
         archive: &mut Archive<R>,
-        parent: &Dir,
+        parent: &Rc<Dir>,
         name: &[u8],
         path: &Path,
     ) -> Result<()> {
@@ -341,10 +363,11 @@ impl Applying {
         }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(parent.fd()?, os(name), flags, Mode::from_raw_mode(0o600))
-            .map_err(|e| failed("create", path, e))?;
+        // Without the set-id bits, which come with the owner. Nobody else reaches it yet.
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let (parent, fd) = self.put(parent, name, |dir| openat(dir, os(name), flags, mode))?;
+        let mut file = File::from(fd.map_err(|e| failed("create", path, e))?);
         parent.disinherit(name)?;
-        let mut file = File::from(fd);
         let written = |e: std::io::Error| Error::io(format!("write {path:?}"), e);
         match &entry.sparse {
             None => {
@@ -374,7 +397,17 @@ impl Applying {
         attributes(entry, Some(entry)).set_on_fd(file.as_fd(), path)
     }
 
-    fn device(&mut self, entry: &Entry, parent: &Dir, name: &[u8], path: &Path) -> Result<()> {
+    fn symlink(&mut self, entry: &Entry, parent: &Rc<Dir>, name: &[u8], path: &Path) -> Result<()> {
+        if entry.link.is_empty() {
+            return Err(entry.bad("symlink has no target"));
+        }
+        let link = os(&entry.link);
+        let (parent, made) = self.put(parent, name, |dir| symlinkat(link, dir, os(name)))?;
+        made.map_err(|e| failed("make symlink", path, e))?;
+        attributes(entry, Some(entry)).set_at(parent.fd()?.as_fd(), name, FileType::Symlink, path)
+    }
+
+    fn device(&mut self, entry: &Entry, parent: &Rc<Dir>, name: &[u8], path: &Path) -> Result<()> {
         let file_type = match entry.kind {
             Kind::Char => FileType::CharacterDevice,
             Kind::Block => FileType::BlockDevice,
@@ -394,7 +427,9 @@ impl Applying {
                 return Err(entry.bad("is character device 0/0, overlayfs' mark of a deletion"));
             }
         }
-        let made = mknodat(parent.fd()?, os(name), file_type, Mode::from_raw_mode(0o600), device);
+        let mode = Mode::from_raw_mode(0o600);
+        let make = |dir: &OwnedFd| mknodat(dir, os(name), file_type, mode, device);
+        let (parent, made) = self.put(parent, name, make)?;
         match made {
             Ok(()) => {}
             // Nobody may make devices in a user namespace; containers get theirs mounted.
@@ -456,15 +491,6 @@ impl Applying {
         }
         copyup::file(&mut self.view, from, name, node)
     }
-}
-
-fn symlink(entry: &Entry, parent: &Dir, name: &[u8], path: &Path) -> Result<()> {
-    if entry.link.is_empty() {
-        return Err(entry.bad("symlink has no target"));
-    }
-    symlinkat(os(&entry.link), parent.fd()?, os(name))
-        .map_err(|e| failed("make symlink", path, e))?;
-    attributes(entry, Some(entry)).set_at(parent.fd()?.as_fd(), name, FileType::Symlink, path)
 }
 
 /// The attributes of an entry; the time only where `timed` (directories get theirs last).

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use gantry_errdefs::{Error, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fgetxattr, fgetxattr_query, fsetxattr, futimens, getxattr, listxattr,
-    lremovexattr, lsetxattr, utimensat,
+    chownat, fchmod, fchown, fgetxattr, fgetxattr_query, fsetxattr, fstat, futimens, getxattr,
+    listxattr, lremovexattr, lsetxattr, utimensat,
 };
 use rustix::io::Errno;
 use tracing::warn;
@@ -44,15 +44,20 @@ pub(crate) struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Sets everything on an open file or directory. The order matters: chown clears the set-id
-    /// bits and capabilities, any write the capabilities.
+    /// Sets everything on an open file or directory, but for what it has already: each change costs
+    /// the file system a write to its log. The order matters: chown clears the set-id bits and
+    /// capabilities, any write the capabilities.
     ///
     /// # Errors
     /// The file system's, except attributes it does not know.
     pub(crate) fn set_on_fd(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
         let failed = |what: &str, e: Errno| Error::io(format!("set {what} of {path:?}"), e.into());
-        fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
-            .map_err(|e| failed("the owner", e))?;
+        let made = fstat(fd).map_err(|e| failed("the attributes", e))?;
+        let owned = (made.st_uid, made.st_gid) == (self.uid, self.gid);
+        if !owned {
+            fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
+                .map_err(|e| failed("the owner", e))?;
+        }
         for (name, value) in self.xattrs {
             if is_overlay_private(name) {
                 continue;
@@ -60,7 +65,10 @@ impl Attributes<'_> {
             let done = fsetxattr(fd, os(name), value, XattrFlags::empty());
             tolerate(done, FileType::RegularFile, name, path)?;
         }
-        fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(|e| failed("the mode", e))?;
+        // A new owner and an access control list change the mode as well.
+        if !owned || !self.xattrs.is_empty() || made.st_mode & 0o7777 != self.mode {
+            fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(|e| failed("the mode", e))?;
+        }
         if let Some(time) = self.mtime {
             set_mtime(fd, time).map_err(|e| failed("the time", e))?;
         }

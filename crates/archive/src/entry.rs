@@ -6,7 +6,7 @@
 
 mod pax;
 
-use std::io::Read;
+use std::io::BufRead;
 
 use gantry_errdefs::{Error, Result};
 use rustix::fs::Timespec;
@@ -16,8 +16,8 @@ use tar_core::parse::{ParseEvent, ParsedEntry, Parser};
 use crate::limits::{HEADERS_BYTES_MAX, Limits, PATH_LEN_MAX};
 use crate::pipe::stream_error;
 
-/// Bytes buffered between the stream and the parser.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes read beyond what the parser asked for, where it asks again: it starts afresh each time.
+const AHEAD_BYTES: usize = 4 << 10;
 
 /// Bytes of one tar block.
 const BLOCK_BYTES: u64 = 512;
@@ -98,12 +98,13 @@ pub(crate) fn bad_entry(path: &[u8], why: impl std::fmt::Display) -> Error {
     Error::invalid_argument(format!("layer entry {shown:?}: {why}"))
 }
 
-/// Walks the entries of a plain tar stream.
+/// Walks the entries of a plain tar stream. Content is handed on from where the stream buffers it;
+/// headers are gathered here.
 pub(crate) struct Archive<R> {
     reader: R,
+    /// Read for the parser and not taken yet: from `start` on.
     buf: Vec<u8>,
     start: usize,
-    end: usize,
     parser: Parser,
     limits: Limits,
     /// Bytes of the current entry not read yet: content, then padding.
@@ -116,7 +117,7 @@ pub(crate) struct Archive<R> {
     last: Vec<u8>,
 }
 
-impl<R: Read> Archive<R> {
+impl<R: BufRead> Archive<R> {
     /// An archive that has read nothing yet.
     pub(crate) fn new(reader: R, limits: Limits) -> Self {
         let mut parser = Parser::new(tar_core::parse::Limits {
@@ -131,9 +132,8 @@ impl<R: Read> Archive<R> {
         parser.set_allow_empty_path(true);
         Self {
             reader,
-            buf: vec![0; BUFFER_BYTES],
+            buf: Vec::new(),
             start: 0,
-            end: 0,
             parser,
             limits,
             content_left: 0,
@@ -191,9 +191,13 @@ impl<R: Read> Archive<R> {
         self.content_left -= len;
         while len > 0 {
             let piece = self.piece(len)?;
-            sink(&self.buf[self.start..self.start + piece])?;
-            self.take(piece);
-            len -= piece as u64;
+            if piece.is_empty() {
+                return Err(bad_entry(&self.last, "archive ends inside its content"));
+            }
+            sink(piece)?;
+            let taken = piece.len();
+            self.take(taken);
+            len -= taken as u64;
         }
         Ok(())
     }
@@ -208,7 +212,7 @@ impl<R: Read> Archive<R> {
 
     /// The archive stops without its end marker: fine between entries, as other tools see it.
     fn at_end(&self) -> Result<Option<Entry>> {
-        let rest = &self.buf[self.start..self.end];
+        let rest = &self.buf[self.start..];
         if rest.is_empty() || (rest.len() as u64 == BLOCK_BYTES && rest.iter().all(|b| *b == 0)) {
             return Ok(None);
         }
@@ -225,7 +229,7 @@ impl<R: Read> Archive<R> {
     }
 
     fn parse(&mut self) -> Result<Parsed> {
-        let (consumed, entry, sparse) = match self.parser.parse(&self.buf[self.start..self.end]) {
+        let (consumed, entry, sparse) = match self.parser.parse(&self.buf[self.start..]) {
             Ok(ParseEvent::NeedData { min_bytes }) => return Ok(Parsed::More(min_bytes)),
             Ok(ParseEvent::End { .. }) => return Ok(Parsed::End),
             // Global records set defaults for what follows; layers carry none that matter (git
@@ -249,62 +253,39 @@ impl<R: Read> Archive<R> {
         if min > HEADERS_BYTES_MAX {
             return Err(self.bad(format!("headers of one entry need {min} bytes")));
         }
-        if self.start > 0 {
-            self.buf.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.buf.len() < min {
-            // Doubling keeps the parser's fresh starts few.
-            self.buf.resize(min.next_power_of_two(), 0);
-        }
-        while self.end < min {
-            if self.read_some()? == 0 {
+        let again = self.start < self.buf.len();
+        self.buf.drain(..self.start);
+        self.start = 0;
+        // Doubling keeps the parser's fresh starts few.
+        let want = if again { min.next_power_of_two().max(AHEAD_BYTES) } else { min };
+        while self.buf.len() < min {
+            let chunk = chunk(&mut self.reader)?;
+            if chunk.is_empty() {
                 return Ok(false);
             }
+            let len = chunk.len().min(want - self.buf.len());
+            self.buf.extend_from_slice(&chunk[..len]);
+            self.reader.consume(len);
         }
         Ok(true)
     }
 
-    fn read_some(&mut self) -> Result<usize> {
-        loop {
-            match self.reader.read(&mut self.buf[self.end..]) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(stream_error(e)),
-            }
-        }
-    }
-
-    /// Makes sure that some bytes are buffered and says how many of `want` are.
-    fn piece(&mut self, want: u64) -> Result<usize> {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.read_some()? == 0 {
-                return Err(bad_entry(&self.last, "archive ends inside its content"));
-            }
-        }
-        let have = self.end - self.start;
-        Ok(usize::try_from(want).map_or(have, |w| w.min(have)))
+    /// Some of the next `want` bytes, still to be taken; none at the end of the stream.
+    fn piece(&mut self, want: u64) -> Result<&[u8]> {
+        let buffered = &self.buf[self.start..];
+        let bytes = if buffered.is_empty() { chunk(&mut self.reader)? } else { buffered };
+        Ok(&bytes[..usize::try_from(want).map_or(bytes.len(), |want| want.min(bytes.len()))])
     }
 
     /// Passes by what is left of the current entry. Its content must be there; the zeros that
     /// fill its last block may be missing at the end of the archive, as umoci leaves them out.
     fn skip(&mut self) -> Result<()> {
-        while self.content_left > 0 {
-            let piece = self.piece(self.content_left)?;
-            self.take(piece);
-            self.content_left -= piece as u64;
-        }
+        self.rest(|_| Ok(()))?;
         while self.padding > 0 {
-            if self.start == self.end && !self.fill(1)? {
+            let piece = self.piece(self.padding)?.len();
+            if piece == 0 {
                 break;
             }
-            let piece = self.piece(self.padding)?;
             self.take(piece);
             self.padding -= piece as u64;
         }
@@ -312,10 +293,25 @@ impl<R: Read> Archive<R> {
         Ok(())
     }
 
+    /// Moves on by `len` bytes of what was buffered, here or by the stream.
     fn take(&mut self, len: usize) {
-        self.start += len;
+        if self.start < self.buf.len() {
+            self.start += len;
+        } else {
+            self.reader.consume(len);
+        }
         self.position += len as u64;
     }
+}
+
+/// What the stream has buffered; something unless it has ended.
+fn chunk(reader: &mut impl BufRead) -> Result<&[u8]> {
+    while let Err(err) = reader.fill_buf() {
+        if err.kind() != std::io::ErrorKind::Interrupted {
+            return Err(stream_error(err));
+        }
+    }
+    reader.fill_buf().map_err(stream_error)
 }
 
 /// One step of the parser, free of borrows.

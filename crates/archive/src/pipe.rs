@@ -4,7 +4,7 @@
 //! pipe of chunks whose buffers go round. When the reading side stops early, the next send fails
 //! and the inflating side ends.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use gantry_core::{Algorithm, Digest, Digester};
@@ -181,16 +181,27 @@ impl Reader {
     }
 }
 
-impl Read for Reader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Reader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.chunk.len() {
             if !self.advance()? {
-                return Ok(0);
+                break;
             }
         }
-        let len = buf.len().min(self.chunk.len() - self.at);
-        buf[..len].copy_from_slice(&self.chunk[self.at..self.at + len]);
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, len: usize) {
         self.at += len;
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let chunk = self.fill_buf()?;
+        let len = buf.len().min(chunk.len());
+        buf[..len].copy_from_slice(&chunk[..len]);
+        self.consume(len);
         Ok(len)
     }
 }

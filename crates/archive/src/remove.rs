@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use gantry_errdefs::{Error, Result};
@@ -13,33 +13,43 @@ use crate::view::{Dir, View, child_path, os};
 
 /// Paths that the layer being applied has put there itself: whiteouts of the same layer never
 /// reach them, whatever the order of entries.
+///
+/// Each is kept with its slashes as zeros, which no name holds: so what is under a path follows it
+/// directly, and comparing costs no look at components.
 #[derive(Debug, Default)]
-pub(crate) struct Written(BTreeSet<PathBuf>);
+pub(crate) struct Written(BTreeSet<Vec<u8>>);
 
 impl Written {
     /// Notes a path.
     pub(crate) fn insert(&mut self, path: PathBuf) {
-        self.0.insert(path);
+        self.0.insert(key(path));
     }
 
     /// Whether this layer wrote `path` or anything under it.
     pub(crate) fn holds_at_or_under(&self, path: &Path) -> bool {
-        // Paths compare by component, so what is under `path` follows it directly.
-        self.0.range(path.to_path_buf()..).next().is_some_and(|p| p.starts_with(path))
+        let key = key(path.to_path_buf());
+        self.0.range(key.clone()..).next().is_some_and(|other| is_at_or_under(other, &key))
     }
 
     /// Forgets `path` and everything under it.
     fn remove_under(&mut self, path: &Path) {
-        let under: Vec<PathBuf> = self
-            .0
-            .range(path.to_path_buf()..)
-            .take_while(|p| p.starts_with(path))
-            .cloned()
-            .collect();
+        let key = key(path.to_path_buf());
+        let from = self.0.range(key.clone()..);
+        let under: Vec<_> = from.take_while(|other| is_at_or_under(other, &key)).cloned().collect();
         for path in under {
             self.0.remove(&path);
         }
     }
+}
+
+fn key(path: PathBuf) -> Vec<u8> {
+    let mut key = path.into_os_string().into_vec();
+    key.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = 0);
+    key
+}
+
+fn is_at_or_under(key: &[u8], top: &[u8]) -> bool {
+    key.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == 0 || top.is_empty())
 }
 
 /// Removes `name`, with all that is under it, from the tree written.

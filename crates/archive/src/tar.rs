@@ -2,7 +2,7 @@
 
 mod walk;
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use gantry_errdefs::Result;
 use tar_core::EntryType;
@@ -15,6 +15,9 @@ pub use walk::{Found, Links, walk};
 
 /// Bytes of one tar block.
 const BLOCK_BYTES: u64 = 512;
+
+/// Bytes read from a stream at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// What ends an archive.
 pub const END: [u8; 2 * BLOCK_BYTES as usize] = [0; 2 * BLOCK_BYTES as usize];
@@ -46,12 +49,12 @@ pub enum MemberKind {
 }
 
 /// Reads the members of a plain tar stream, one after the other.
-pub struct Members<R>(Archive<R>);
+pub struct Members<R>(Archive<BufReader<R>>);
 
 impl<R: Read> Members<R> {
     /// Members of `reader`, which is read in large pieces.
     pub fn new(reader: R, limits: Limits) -> Self {
-        Self(Archive::new(reader, limits))
+        Self(Archive::new(BufReader::with_capacity(BUFFER_BYTES, reader), limits))
     }
 
     /// The next member; content of the one before that was not read is skipped.

@@ -53,6 +53,8 @@ pub(crate) struct Dir {
     pub(crate) fd: Option<OwnedFd>,
     /// Whether the kernel gives what is made in it access control lists no layer spoke of.
     pub(crate) gives_acls: Cell<bool>,
+    /// Whether the view has a time for it.
+    timed: Cell<bool>,
 }
 
 impl Dir {
@@ -350,7 +352,10 @@ impl View {
 
     /// Forgets every directory at or under a path that was removed or became opaque.
     pub(crate) fn forget(&mut self, path: &Path) {
-        self.dirs.retain(|p, _| !p.starts_with(path));
+        // Looking at bytes first: most begin otherwise, and comparing components takes longer.
+        let bytes = path.as_os_str().as_bytes();
+        let under = |p: &Path| p.as_os_str().as_bytes().starts_with(bytes) && p.starts_with(path);
+        self.dirs.retain(|p, _| !under(p));
         self.memo = None;
     }
 
@@ -409,7 +414,7 @@ impl View {
 
     fn remember(&mut self, path: PathBuf, layers: Vec<usize>, fd: Option<OwnedFd>) -> Rc<Dir> {
         let gives_acls = Cell::new(fd.as_ref().is_some_and(|fd| attrs::gives_acls(fd.as_fd())));
-        let dir = Dir { path, layers, fd, gives_acls };
+        let dir = Dir { path, layers, fd, gives_acls, timed: Cell::new(false) };
         if self.dirs.len() >= DIR_CACHE_COUNT_MAX {
             self.dirs.clear();
         }

@@ -15,6 +15,7 @@ use gantry_core::Digest;
 use gantry_testkit::{Compression, Ctr, Daemon, DaemonKind, Image, Registry};
 
 use crate::cost::{self, Cost};
+use crate::fresh::{self, FreshDisk};
 use crate::parts::Parts;
 use crate::report::Report;
 
@@ -172,7 +173,7 @@ impl Plain {
             let done = tar.arg("-C").arg(&tree).arg("-xf").arg(&blob).status();
             assert!(done.is_ok_and(|status| status.success()), "tar unpacks a layer");
         }
-        settle_disk();
+        fresh::settle();
         let written = cost::children_written() - before;
         Some(Self { written, kept: cost::on_disk(&dir) })
     }
@@ -189,27 +190,23 @@ fn compare(report: &mut Report, what: &str, work: impl Fn(DaemonKind) -> Cost) {
     cost::report(report, what, &sides);
 }
 
-/// The cost of `work` on a daemon of its own, with its root on disk.
+/// The cost of `work` on a daemon of its own, with its root on a disk of its own.
 fn cost_of<P>(
     kind: DaemonKind,
     prepare: impl FnOnce(&Daemon) -> P,
     work: impl FnOnce(&Daemon, P),
 ) -> Cost {
-    let root = crate::root().expect("a directory on disk");
+    let disk = FreshDisk::make();
     let builder = match kind {
         DaemonKind::Containerd => Daemon::containerd(),
         DaemonKind::Gantryd => Daemon::gantryd(),
     };
     // As daemons run; those of tests log everything.
-    let daemon = builder.root(root.path()).arg("--log-level").arg("info").start();
+    let root = disk.path().join("root");
+    let daemon = builder.root(&root).arg("--log-level").arg("info").start();
     // What was written for the round before is not this one's to wait for.
-    settle_disk();
+    fresh::settle();
     Cost::of(daemon, prepare, work)
-}
-
-/// Writes out what anyone left unwritten.
-fn settle_disk() {
-    let _done = std::process::Command::new("sync").status();
 }
 
 /// The client that users of this daemon have.

@@ -18,6 +18,7 @@ mod content;
 mod cost;
 mod endurance;
 mod events;
+mod fresh;
 mod images;
 mod life;
 mod memory;

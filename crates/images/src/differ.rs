@@ -6,6 +6,7 @@ mod place;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +60,7 @@ pub struct Differ {
     temp: TempRoot,
     processors: Processors,
     local: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
@@ -67,6 +69,8 @@ pub struct Differ {
 pub(crate) enum Origin {
     /// The content store.
     Store,
+    /// The content store as well, for a layer whose turn has not come.
+    Ahead,
     /// A registry or a client.
     Elsewhere,
 }
@@ -149,7 +153,10 @@ impl Differ {
     pub fn new(db: Db, temp: TempRoot) -> Self {
         let local = Arc::new(Semaphore::new(LOCAL_COUNT_MAX));
         let streams = Arc::new(Semaphore::new(STREAM_COUNT_MAX));
-        Self { db, temp, processors: Processors::default(), local, streams }
+        // One a core: each keeps two threads busy, and those whose turn it is come on top.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let ahead = Arc::new(Semaphore::new(cores.min(LOCAL_COUNT_MAX)));
+        Self { db, temp, processors: Processors::default(), local, ahead, streams }
     }
 
     /// The same differ, with programs for layers of other types.
@@ -374,6 +381,7 @@ impl Differ {
     pub(crate) async fn slot(&self, origin: Origin) -> Result<tokio::sync::OwnedSemaphorePermit> {
         let slots = match origin {
             Origin::Store => Arc::clone(&self.local),
+            Origin::Ahead => Arc::clone(&self.ahead),
             Origin::Elsewhere => Arc::clone(&self.streams),
         };
         slots.acquire_owned().await.map_err(|_| Error::unavailable("the differ is closed"))
@@ -450,12 +458,14 @@ impl Stop {
         self.0.load(Ordering::Acquire)
     }
 
-    fn on_drop(self) -> StopOnDrop {
+    /// Tells it when what this returns is dropped.
+    pub(crate) fn on_drop(self) -> StopOnDrop {
         StopOnDrop(self)
     }
 }
 
-struct StopOnDrop(Stop);
+/// See [`Stop::on_drop`].
+pub(crate) struct StopOnDrop(Stop);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -464,9 +474,11 @@ impl Drop for StopOnDrop {
 }
 
 /// A reader that fails once nobody waits for what is read.
-struct Stoppable {
-    inner: Box<dyn Read + Send>,
-    stop: Stop,
+pub(crate) struct Stoppable {
+    /// What is read.
+    pub(crate) inner: Box<dyn Read + Send>,
+    /// Told by whoever waits.
+    pub(crate) stop: Stop,
 }
 
 impl Read for Stoppable {

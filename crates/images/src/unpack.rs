@@ -10,6 +10,7 @@
 
 mod again;
 mod ahead;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,8 +30,9 @@ use gantry_snapshots::{CommitOptions, LayerOrigin, label};
 use crate::differ::{ApplyRequest, Differ, LABEL_UNCOMPRESSED, LayerDiffer, Origin, Stop};
 use crate::flights::Flights;
 use crate::lease;
-use crate::progress::{ProgressSink, Reporter, Stage};
+use crate::progress::ProgressSink;
 use crate::read::{read_config, resolve_manifest};
+use stored::Stored;
 
 /// Prefix of the label on an image config that keeps the snapshot of the unpacked image.
 const LABEL_GC_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
@@ -181,28 +183,20 @@ impl Unpacker {
             )));
         }
         let chain = chain_ids(diff_ids);
-        let mut layers_unpacked = 0;
         // A name that is there stands for all below it.
         let have = self.deepest(ctx, snapshots, &chain).await?;
         let parents = [crate::content::ref_key(&target)];
-        for (i, layer) in manifest.layers.iter().enumerate() {
-            let reporter = Reporter::new(progress, layer, &parents);
-            if i >= have {
-                reporter.stage(Stage::Extracting);
-                let task = LayerTask {
-                    parent: i.checked_sub(1).map(|below| chain[below].clone()),
-                    chain_id: chain[i].clone(),
-                    diff_id: diff_ids[i].clone(),
-                    blob: Some(layer.digest.clone()),
-                    labels: inherited_labels(layer),
-                };
-                let source = LayerSource::Blob(layer.clone());
-                if self.unpack_layer(ctx, snapshots.name(), task, source).await? {
-                    layers_unpacked += 1;
-                }
-            }
-            reporter.stage(Stage::Extracted);
-        }
+        let stored = Stored {
+            unpacker: self,
+            ctx,
+            snapshots,
+            manifest,
+            diff_ids,
+            chain: &chain,
+            progress,
+            parents: &parents,
+        };
+        let layers_unpacked = stored.run(have).await?;
         // All at once, so that they share one durable write.
         let layers = manifest.layers.iter().zip(diff_ids);
         let labels = layers.map(|(layer, diff)| self.label_layer(ctx, layer, diff));
@@ -305,14 +299,6 @@ impl Unpacker {
             extraction.clean_up().await;
         }
         extracted
-    }
-
-    /// Waits until nobody unpacks these chain IDs, so that what a dropped [`Self::unpack_layer`]
-    /// still cleans up is gone.
-    pub(crate) async fn settle(&self, ctx: &Context, snapshotter: &str, chain: &[Digest]) {
-        for chain_id in chain {
-            drop(self.turn(ctx, snapshotter, chain_id).lock_owned().await);
-        }
     }
 
     /// How many layers, from the lowest, have their snapshots.

@@ -19,3 +19,4 @@ pub mod thread;
 pub mod tree;
 pub mod userns;
 pub mod verity;
+pub mod xattr;

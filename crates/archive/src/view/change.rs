@@ -20,10 +20,11 @@ impl View {
     /// The file system's.
     pub(crate) fn writable(&mut self, dir: &Rc<Dir>) -> Result<Rc<Dir>> {
         if let Some(fd) = &dir.fd {
-            if !self.times.contains_key(&dir.path) {
+            if !dir.timed.get() && !self.times.contains_key(&dir.path) {
                 let stat = fstat(fd).map_err(|e| Error::io(format!("{:?}", dir.path), e.into()))?;
                 self.times.insert(dir.path.clone(), Some(attrs::mtime(&stat)));
             }
+            dir.timed.set(true);
             return Ok(Rc::clone(dir));
         }
         let mut at = self.root()?;

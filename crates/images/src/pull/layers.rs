@@ -6,7 +6,6 @@
 //! it has all layers unpacked side by side, another one from the lowest up.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use gantry_core::image::{ImageConfig, Manifest, chain_ids};
@@ -23,10 +22,6 @@ use crate::content;
 use crate::progress::ProgressSink;
 use crate::read::is_attestation;
 use crate::transfer::{StoreOptions, Transfer, UnpackTarget};
-
-/// How long a failed pull waits for its unpacking to stop: it stops at the next bytes it reads
-/// and removes one directory tree.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One manifest being pulled.
 pub(super) struct ManifestPull<'a> {
@@ -87,13 +82,12 @@ impl ManifestPull<'_> {
         outcome.map(|(unpacked, ())| unpacked)
     }
 
-    /// Waits for unpacking that was stopped to clean up, so that a failed pull leaves nothing;
-    /// not for ever, since someone else may be unpacking the same layers.
+    /// Waits for unpacking that was stopped to clean up, so that a failed pull leaves nothing.
     async fn settle(&self, plan: &Plan<'_>) {
         let each = plan.targets.iter().map(|target| {
             self.transfer.unpacker().settle(self.ctx, target.snapshotter, &plan.chain)
         });
-        let _ = tokio::time::timeout(SETTLE_TIMEOUT, join_all(each)).await;
+        join_all(each).await;
     }
 
     /// Which snapshotters the image goes to, and from which layer on.

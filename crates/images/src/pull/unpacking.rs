@@ -1,6 +1,7 @@
 //! The layers of one manifest on their way into one snapshotter.
 
 use std::collections::HashMap;
+use std::io::Read;
 
 use futures_util::future::try_join_all;
 use gantry_core::Digest;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use super::feed::{FeedReader, Want};
 use super::layers::{ManifestPull, Plan, Target};
+use crate::differ::Origin;
 use crate::progress::{Reporter, Stage};
 use crate::unpack::{LayerSource, LayerTask, Unpacker, inherited_labels};
 
@@ -111,7 +113,10 @@ impl Unpacking<'_> {
         let (unpacker, task) = (self.pull.transfer.unpacker(), self.task(step.i));
         let reader = Box::new(reader);
         match step.below.clone().filter(|there| !*there.borrow()) {
-            Some(below) => unpacker.unpack_ahead(ctx, snapshotter, task, reader, below).await?,
+            Some(below) => {
+                let bytes: (Box<dyn Read + Send>, _) = (reader, Origin::Elsewhere);
+                unpacker.unpack_ahead(ctx, snapshotter, task, bytes, below).await?
+            }
             None => {
                 let source = LayerSource::Stream(reader);
                 unpacker.unpack_layer(ctx, snapshotter, task, source).await?

@@ -45,7 +45,7 @@ impl Unpacker {
     /// Unpacks one layer whose parent may not be there yet: applies the stream at once, and
     /// commits when `parent_there` turns true. False when the snapshot was there already. When
     /// the other half of `parent_there` goes away, nothing is committed. The work ends when
-    /// `reader` does, also when the future is dropped.
+    /// the bytes do, also when the future is dropped.
     ///
     /// # Errors
     /// FailedPrecondition when the layer cannot be unpacked without those below it; else as
@@ -55,7 +55,7 @@ impl Unpacker {
         ctx: &Context,
         snapshotter: &str,
         task: LayerTask,
-        reader: Box<dyn Read + Send>,
+        bytes: (Box<dyn Read + Send>, Origin),
         parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
         let snapshots = self.db.snapshotter(snapshotter)?;
@@ -63,7 +63,7 @@ impl Unpacker {
         let (unpacker, ctx) = (self.clone(), ctx.clone());
         // On its own task, so that the snapshot is cleaned up even when the caller goes away.
         let work = tokio::spawn(async move {
-            let done = unpacker.extract_ahead(ctx, snapshots, task, reader, parent_there).await;
+            let done = unpacker.extract_ahead(ctx, snapshots, task, bytes, parent_there).await;
             drop(turn);
             done
         });
@@ -76,7 +76,7 @@ impl Unpacker {
         ctx: Context,
         snapshots: Snapshots,
         task: LayerTask,
-        reader: Box<dyn Read + Send>,
+        bytes: (Box<dyn Read + Send>, Origin),
         parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
         if self.is_had(&ctx, &snapshots, &task).await? {
@@ -88,7 +88,7 @@ impl Unpacker {
         };
         let ahead = Ahead { differ: self.differ.clone(), ctx, snapshots, task, key };
         let done = match plain_dir(&mounts) {
-            Some(dir) => ahead.run(dir, reader, parent_there).await,
+            Some(dir) => ahead.run(dir, bytes, parent_there).await,
             None => Err(Error::failed_precondition("the snapshot is no plain directory")),
         };
         if !matches!(done, Ok(true)) {
@@ -102,12 +102,12 @@ impl Ahead {
     async fn run(
         &self,
         dir: PathBuf,
-        reader: Box<dyn Read + Send>,
+        bytes: (Box<dyn Read + Send>, Origin),
         mut parent_there: watch::Receiver<bool>,
     ) -> Result<bool> {
         let task = &self.task;
         let what = || format!("layer {}", task.diff_id);
-        let applied = self.apply(dir.clone(), reader).await.context(what)?;
+        let applied = self.apply(dir.clone(), bytes).await.context(what)?;
         if applied.diff_id != task.diff_id {
             return Err(Error::failed_precondition(format!(
                 "layer {}: the image config promises this diff ID, the layer unpacks to {}",
@@ -129,8 +129,12 @@ impl Ahead {
         }
     }
 
-    async fn apply(&self, dir: PathBuf, reader: Box<dyn Read + Send>) -> Result<Applied> {
-        let slot = self.differ.slot(Origin::Elsewhere).await?;
+    async fn apply(
+        &self,
+        dir: PathBuf,
+        (reader, origin): (Box<dyn Read + Send>, Origin),
+    ) -> Result<Applied> {
+        let slot = self.differ.slot(origin).await?;
         let options =
             ApplyOptions { target: TARGET, lowers: Lowers::Unknown, ..ApplyOptions::default() };
         let work = tokio::task::spawn_blocking(move || {

@@ -106,6 +106,35 @@ async fn root_many_unpackings_of_one_image_do_the_work_once() {
     assert_eq!(fixture.snapshots("overlayfs").await, want);
 }
 
+/// More layers than are unpacked side by side; of each four, one deletes in a directory that only
+/// the layers below have, and so cannot be unpacked before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_layers_side_by_side_make_what_one_after_another_does() {
+    let fixture = Fixture::new();
+    let names: Vec<String> = (0..40).map(|n| format!("dir{}/file{n}", n % 4)).collect();
+    let deletions: Vec<String> =
+        (0..40).map(|n| format!("dir{}/.wh.file{}", n % 4, n - n % 4)).collect();
+    let layers: Vec<Vec<u8>> = (0..40)
+        .map(|n| match n % 4 {
+            3 => layer(&[(&deletions[n - 3], "")]),
+            _ => layer(&[(&names[n], &"x".repeat(n * 1000)), ("common", &n.to_string())]),
+        })
+        .collect();
+    let image = fixture.image(&layers).await;
+    let host = Matcher::host();
+    let mut trees = Vec::new();
+    // native has its layers one after another.
+    for snapshotter in ["overlayfs", "native"] {
+        let done = fixture.unpacker.unpack(&fixture.ctx, &image.manifest, snapshotter, &host).await;
+        assert_eq!(done.unwrap().layers_unpacked, 40);
+        assert_eq!(fixture.snapshots(snapshotter).await.len(), 40);
+        trees.push(fixture.tree(snapshotter, &image.chain[39]).await);
+    }
+    assert_eq!(trees[0], trees[1]);
+    assert_eq!(trees[0]["common"], "38");
+    assert!(!trees[0].contains_key("dir0/file36") && trees[0].contains_key("dir1/file37"));
+}
+
 /// A stream that gives its bytes and then waits for the end of the test.
 struct Stuck {
     bytes: Vec<u8>,

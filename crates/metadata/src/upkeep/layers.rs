@@ -12,7 +12,7 @@ use gantry_snapshots::{Layer, LayerOrigin, Remade, Verdict};
 use gantry_store::KvRead;
 
 use super::Upkeep;
-use crate::gc::forget_snapshots;
+use crate::gc::{empty_snapshotter, forget_snapshots};
 use crate::inflight::Guard;
 use crate::keys;
 use crate::snapshots;
@@ -201,7 +201,14 @@ impl Upkeep {
     /// # Errors
     /// FailedPrecondition while a container's snapshot is on top of one.
     pub async fn give_up(&self, bad: &BadLayer) -> Result<usize> {
-        let gone = self.keeper(bad)?.give_up(&bad.backend_key).await?;
+        let keeper = self.keeper(bad)?;
+        let mut gone = keeper.give_up(&bad.backend_key).await;
+        if gone.as_ref().is_err_and(Error::is_failed_precondition) {
+            // What is on top may have been removed, and only wait in the trash.
+            empty_snapshotter(&self.db, bad.snapshotter.clone()).await?;
+            gone = keeper.give_up(&bad.backend_key).await;
+        }
+        let gone = gone?;
         let count = gone.len();
         forget_snapshots(&self.db, &bad.snapshotter, gone).await?;
         Ok(count)

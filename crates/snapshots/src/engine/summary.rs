@@ -7,11 +7,11 @@
 //! than the mark of an opaque directory.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use gantry_sys::tree::{self, Measure, Named};
-use rustix::fs::{FileType, llistxattr};
+use gantry_sys::xattr;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -99,17 +99,12 @@ impl Summary {
 
 /// The names of extended attributes that count, sorted.
 fn xattrs<'b>(named: &Named<'_>, buf: &'b mut [u8]) -> io::Result<Vec<&'b [u8]>> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut path = std::path::PathBuf::from(format!("/proc/self/fd/{}", named.dir.as_raw_fd()));
-    path.push(std::ffi::OsStr::from_bytes(named.name.to_bytes()));
-    if named.name.is_empty() {
-        // The descriptor's own link must be followed.
-        path.push(".");
-    }
-    let len = match llistxattr(&path, &mut *buf) {
+    let len = match xattr::names_at(named.dir, named.name, buf) {
         Ok(len) => len,
-        Err(Errno::NOENT | Errno::OPNOTSUPP) => 0,
-        Err(e) => return Err(e.into()),
+        Err(e) => match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::OPNOTSUPP) => 0,
+            _ => return Err(e),
+        },
     };
     let mut names: Vec<&[u8]> = buf[..len].split(|b| *b == 0).filter(|n| counts(n)).collect();
     names.sort_unstable();
