@@ -111,8 +111,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "errdefs", "core", "sys", "mount", "archive", "registry", "images", "api", "oci",
-            "client", "daemon",
+            "errdefs", "core", "sys", "archive", "registry", "images", "api", "oci", "client",
+            "daemon",
         ],
     ),
     (

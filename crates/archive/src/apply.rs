@@ -1,6 +1,7 @@
 //! Applying a layer.
 
 mod delete;
+pub(crate) mod making;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gantry_core::Digest;
 use gantry_errdefs::{Class, Error, Result};
@@ -24,6 +26,7 @@ use crate::pipe;
 use crate::remove::{self, Written};
 use crate::view::{Dir, Missing, Node, Overlay, View, child_path, needs_lowers, os};
 use crate::{Limits, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, copyup};
+use making::Job;
 
 /// Files smaller than this go to disk with the sync before the commit: asking earlier costs a call
 /// each.
@@ -223,6 +226,7 @@ impl Applying {
     }
 
     fn finish(self, sync: bool) -> Result<(u64, Unsettled)> {
+        self.view.making.wait()?;
         self.view.finish_times()?;
         if sync {
             rustix::fs::syncfs(self.view.root_fd())
@@ -279,6 +283,7 @@ impl Applying {
         make: impl Fn(&OwnedFd) -> rustix::io::Result<T>,
     ) -> Result<(Rc<Dir>, rustix::io::Result<T>)> {
         let parent = self.view.writable(parent)?;
+        self.view.making.wait_for(|| parent.path.join(os(name)))?;
         match make(parent.fd()?) {
             Err(Errno::EXIST) => {
                 let parent = self.make_room(&parent, name)?;
@@ -333,8 +338,13 @@ impl Applying {
             }
         };
         self.view.assumed.remove(path);
+        let gives_acls = attrs::say_default_acl(&entry.xattrs);
+        if gives_acls {
+            // To what comes later, and not to what is about to be made.
+            self.view.making.wait()?;
+        }
         attributes(entry, None).set_on_fd(dir.fd()?.as_fd(), path)?;
-        dir.gives_acls.set(attrs::say_default_acl(&entry.xattrs));
+        dir.gives_acls.set(gives_acls);
         self.view.times.insert(path.to_owned(), Some(entry.mtime));
         Ok(())
     }
@@ -361,14 +371,17 @@ impl Applying {
             let max = self.limits.total_bytes_max;
             return Err(entry.bad(format!("makes the files of the layer over {max} bytes")));
         }
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Without the set-id bits, which come with the owner. Nobody else reaches it yet.
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
-        let (parent, fd) = self.put(parent, name, |dir| openat(dir, os(name), flags, mode))?;
+        let parent = self.view.writable(parent)?;
+        if self.view.making.takes(entry)
+            && !parent.gives_acls.get()
+            && !self.written.holds_at_or_under(path)
+        {
+            return self.hand_over(entry, archive, &parent, name, path);
+        }
+        let (parent, fd) = self.put(&parent, name, |dir| create(dir, name, entry))?;
         let mut file = File::from(fd.map_err(|e| failed("create", path, e))?);
         parent.disinherit(name)?;
-        let written = |e: std::io::Error| Error::io(format!("write {path:?}"), e);
+        let written = |e: std::io::Error| write_failed(path, e);
         match &entry.sparse {
             None => {
                 let (mut end, mut writeback) = (0, Writeback::default());
@@ -395,6 +408,27 @@ impl Applying {
             }
         }
         attributes(entry, Some(entry)).set_on_fd(file.as_fd(), path)
+    }
+
+    /// Has a small file whose name is free made by the other thread, or makes it where that has
+    /// enough to do.
+    fn hand_over<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        archive: &mut Archive<R>,
+        parent: &Dir,
+        name: &[u8],
+        path: &Path,
+    ) -> Result<()> {
+        let mut data = Vec::with_capacity(usize::try_from(entry.size).unwrap_or(0));
+        archive.content(entry.size, |piece| {
+            data.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.hide_below(parent, name)?;
+        let (name, path, entry) = (name.to_vec(), path.to_owned(), entry.clone());
+        let job = Job { dir: Arc::clone(parent.fd()?), name, path, entry, data };
+        self.view.making.hand_over(job)?.map_or(Ok(()), |job| job.run())
     }
 
     fn symlink(&mut self, entry: &Entry, parent: &Rc<Dir>, name: &[u8], path: &Path) -> Result<()> {
@@ -529,6 +563,17 @@ fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
 /// Whether a name is bookkeeping of aufs, which very old layers contain.
 fn is_aufs_private(name: &[u8]) -> bool {
     name.starts_with(b".wh..wh.") && name != WHITEOUT_OPAQUE.as_bytes()
+}
+
+/// Creates the file of an entry; without the set-id bits, which come with the owner. Nobody but its
+/// maker reaches it yet.
+fn create(dir: &OwnedFd, name: &[u8], entry: &Entry) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, os(name), flags, Mode::from_raw_mode(entry.mode & 0o777))
+}
+
+fn write_failed(path: &Path, err: std::io::Error) -> Error {
+    Error::io(format!("write {path:?}"), err)
 }
 
 fn failed(what: &str, path: &Path, err: Errno) -> Error {

@@ -31,6 +31,7 @@ pub(crate) fn dir_attributes(view: &View, layer: usize, made: &Dir, stat: &Stat)
 /// # Errors
 /// The file system's.
 pub(crate) fn file(view: &mut View, dir: &Rc<Dir>, name: &[u8], node: &Node) -> Result<Rc<Dir>> {
+    view.making.forbid();
     let dir = view.writable(dir)?;
     let path = dir.path.join(os(name));
     let xattrs = view.xattrs(node.layer, &path)?;

@@ -58,6 +58,7 @@ fn is_at_or_under(key: &[u8], top: &[u8]) -> bool {
 /// The file system's.
 pub(crate) fn all(view: &mut View, written: &mut Written, dir: &Dir, name: &[u8]) -> Result<()> {
     let path = child_path(dir, name)?;
+    view.making.wait()?;
     written.remove_under(&path);
     // It may be a symlink that the last path went through.
     view.forget_memo();
@@ -89,6 +90,7 @@ pub(crate) fn all(view: &mut View, written: &mut Written, dir: &Dir, name: &[u8]
 /// # Errors
 /// The file system's.
 pub(crate) fn unwritten(view: &mut View, written: &mut Written, dir: &Dir) -> Result<()> {
+    view.making.wait()?;
     let mut todo = vec![dir.path.clone()];
     while let Some(path) = todo.pop() {
         for (name, is_dir) in children(view, &path)? {

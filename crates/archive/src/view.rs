@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gantry_errdefs::{Error, Result, ResultExt};
 use rustix::fs::{
@@ -26,6 +27,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::apply::making::Making;
 use crate::attrs;
 use crate::limits::{NAME_LEN_MAX, PATH_LEN_MAX};
 
@@ -50,7 +52,7 @@ pub(crate) struct Dir {
     /// The trees whose directory at this path is part of it, newest first.
     pub(crate) layers: Vec<usize>,
     /// The handle in the tree written, when it exists there.
-    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) fd: Option<Arc<OwnedFd>>,
     /// Whether the kernel gives what is made in it access control lists no layer spoke of.
     pub(crate) gives_acls: Cell<bool>,
     /// Whether the view has a time for it.
@@ -62,7 +64,7 @@ impl Dir {
     ///
     /// # Errors
     /// Internal when the directory was not made writable first.
-    pub(crate) fn fd(&self) -> Result<&OwnedFd> {
+    pub(crate) fn fd(&self) -> Result<&Arc<OwnedFd>> {
         self.fd.as_ref().ok_or_else(|| {
             Error::internal(format!("directory {:?} is not in the tree written", self.path))
         })
@@ -131,6 +133,8 @@ pub(crate) struct View {
     /// Directories made because something lies in them, while the trees below were not given: they
     /// get the attributes they have there when it is known, or remain as they are.
     pub(crate) assumed: BTreeSet<PathBuf>,
+    /// Files of the tree written that another thread makes.
+    pub(crate) making: Making,
 }
 
 impl View {
@@ -154,6 +158,13 @@ impl View {
         for lower in lowers {
             layers.push(open(lower)?);
         }
+        let making = Making::default();
+        // Nothing is there that the layer has not put there.
+        if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
+            && is_empty(&layers[0]).context(|| format!("read directory {root:?}"))?
+        {
+            making.allow();
+        }
         Ok(Self {
             layers,
             overlay,
@@ -162,6 +173,7 @@ impl View {
             memo: None,
             times: BTreeMap::new(),
             assumed: BTreeSet::new(),
+            making,
         })
     }
 
@@ -188,7 +200,7 @@ impl View {
         if !self.is_opaque(0, Path::new(""))? {
             layers.extend(1..self.layers.len());
         }
-        Ok(self.remember(PathBuf::new(), layers, Some(fd)))
+        Ok(self.remember(PathBuf::new(), layers, Some(Arc::new(fd))))
     }
 
     /// Walks `names` from the root, following symlinks inside the view, to a directory.
@@ -299,6 +311,9 @@ impl View {
     /// # Errors
     /// The file system's.
     pub(crate) fn stat(&self, layer: usize, dir: &Dir, name: &[u8]) -> Result<Option<Stat>> {
+        if layer == 0 {
+            self.making.wait_for(|| dir.path.join(os(name)))?;
+        }
         let stat = match (&dir.fd, layer) {
             (Some(fd), 0) => statat(fd, os(name), AtFlags::SYMLINK_NOFOLLOW),
             (None, 0) => return Ok(None),
@@ -405,14 +420,15 @@ impl View {
                     (Some(parent), Some(name)) => openat(parent, name, flags, Mode::empty()),
                     _ => open_beneath(&self.layers[0], &path, flags),
                 };
-                Some(fd.map_err(|e| Error::io(format!("open directory {path:?}"), e.into()))?)
+                let failed = |e: Errno| Error::io(format!("open directory {path:?}"), e.into());
+                Some(Arc::new(fd.map_err(failed)?))
             }
             _ => None,
         };
         Ok(self.remember(path, layers, fd))
     }
 
-    fn remember(&mut self, path: PathBuf, layers: Vec<usize>, fd: Option<OwnedFd>) -> Rc<Dir> {
+    fn remember(&mut self, path: PathBuf, layers: Vec<usize>, fd: Option<Arc<OwnedFd>>) -> Rc<Dir> {
         let gives_acls = Cell::new(fd.as_ref().is_some_and(|fd| attrs::gives_acls(fd.as_fd())));
         let dir = Dir { path, layers, fd, gives_acls, timed: Cell::new(false) };
         if self.dirs.len() >= DIR_CACHE_COUNT_MAX {
@@ -438,6 +454,16 @@ impl View {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         open_beneath(&self.layers[layer], path, flags)
     }
+}
+
+/// Whether a directory holds nothing.
+fn is_empty(dir: &OwnedFd) -> std::io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A name as the system calls take it.

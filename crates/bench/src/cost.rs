@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gantry_testkit::Daemon;
 
-use crate::report::Report;
+use crate::report::{Report, median};
 
 /// Clock ticks per second in `/proc/<pid>/stat`: the kernel shows it in these on every machine.
 const TICKS_PER_SEC: u64 = 100;
@@ -73,7 +73,9 @@ pub(crate) fn on_disk(dir: &Path) -> u64 {
 
 /// Adds the medians of both sides' costs.
 pub(crate) fn report(report: &mut Report, what: &str, sides: &[Vec<Cost>; 2]) {
-    let of = |pick: fn(&Cost) -> u64| sides.each_ref().map(|side| median(side, pick));
+    let of = |pick: fn(&Cost) -> u64| {
+        sides.each_ref().map(|side| median(side.iter().map(pick).collect()))
+    };
     let times = |pick: fn(&Cost) -> Duration| {
         sides.each_ref().map(|side| side.iter().map(pick).collect::<Vec<_>>())
     };
@@ -88,12 +90,6 @@ pub(crate) fn report(report: &mut Report, what: &str, sides: &[Vec<Cost>; 2]) {
         report.factors(&format!("{what}: written per byte kept"), share);
     }
     report.sizes(&format!("{what}: peak RSS of the daemon"), of(|cost| cost.peak));
-}
-
-fn median(side: &[Cost], pick: fn(&Cost) -> u64) -> u64 {
-    let mut all: Vec<_> = side.iter().map(pick).collect();
-    all.sort_unstable();
-    all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
 /// Processor time of this process's children that were waited for, and theirs.

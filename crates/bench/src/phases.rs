@@ -11,6 +11,7 @@ use gantry_errdefs::Result;
 use gantry_testkit::Daemon;
 
 use crate::life;
+use crate::report::median;
 
 /// Lives and execs that are looked at.
 const ROUNDS: usize = 20;
@@ -72,9 +73,7 @@ pub(crate) async fn run() -> Result<()> {
 }
 
 fn median_ms(times: &[Duration]) -> f64 {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+    median(times.to_vec()).as_secs_f64() * 1e3
 }
 
 /// A line with `phase=NAME` and `micros=NUMBER`, the name perhaps in quotes.

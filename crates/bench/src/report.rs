@@ -68,8 +68,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// The middle one of some times.
-pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+/// The middle one of some times, or other measurements; zero for none.
+pub(crate) fn median<T: Ord + Copy + Default>(mut all: Vec<T>) -> T {
+    all.sort_unstable();
+    all.get(all.len() / 2).copied().unwrap_or_default()
 }

@@ -17,7 +17,6 @@ mod output;
 mod progress;
 mod raw_terminal;
 mod registry_flags;
-mod rootfs;
 mod session;
 mod signals;
 mod snapshotter_flag;

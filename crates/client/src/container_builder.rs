@@ -383,10 +383,7 @@ impl ContainerBuilder {
     }
 
     async fn make_rootfs(&self, new: &NewRootfs, image: &ResolvedImage) -> Result<Vec<Mount>> {
-        let options = UnpackOptions {
-            snapshotter: self.snapshotter_name().to_owned(),
-            ..UnpackOptions::default()
-        };
+        let options = UnpackOptions::with_snapshotter(self.snapshotter_name());
         if !self.client.is_unpacked(image, &options.snapshotter).await? {
             self.client.unpack(image, &options).await?;
         }

@@ -22,7 +22,7 @@ macro_rules! event_data {
 
         impl EventData {
             fn decode(payload: &Any) -> Result<Self> {
-                let name = payload.type_url.rsplit('/').next().unwrap_or_default();
+                let name = payload.message_name();
                 let bytes = payload.value.as_slice();
                 let bad = |err| Error::invalid_argument(format!("event {name}: {err}"));
                 Ok(match name {
@@ -98,10 +98,8 @@ impl Event {
     /// InvalidArgument when the bytes are not what their type says.
     pub fn data(&self) -> Result<EventData> {
         // Daemons before 2.0 say `containerd.events` for some that are elsewhere.
-        let moved = self.payload.type_url.rsplit('/').next().and_then(|name| {
-            let image = name.strip_prefix("containerd.events.Image")?;
-            Some(format!("containerd.services.images.v1.Image{image}"))
-        });
+        let image = self.payload.message_name().strip_prefix("containerd.events.Image");
+        let moved = image.map(|image| format!("containerd.services.images.v1.Image{image}"));
         match moved {
             None => EventData::decode(&self.payload),
             Some(type_url) => {

@@ -10,7 +10,7 @@ use crate::convert::time_of;
 
 /// The payload as JSON; for an unknown type or bad bytes, the type URL alone.
 pub(crate) fn render(payload: &Any) -> Value {
-    let name = payload.type_url.rsplit('/').next().unwrap_or_default();
+    let name = payload.message_name();
     let bytes = payload.value.as_slice();
     let rendered = match name.strip_prefix("containerd.events.") {
         Some(event) if event.starts_with("Task") => task(event, bytes),

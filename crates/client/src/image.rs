@@ -136,8 +136,7 @@ impl Image {
     /// # Errors
     /// As [`Client::unpack`].
     pub async fn unpack(&self, snapshotter: &str) -> Result<()> {
-        let options =
-            UnpackOptions { snapshotter: snapshotter.to_owned(), ..UnpackOptions::default() };
+        let options = UnpackOptions::with_snapshotter(snapshotter);
         self.client.unpack(&self.resolve().await?, &options).await
     }
 

@@ -64,7 +64,7 @@ mod moving;
 mod namespaces;
 mod process;
 mod resolved;
-mod rootfs;
+pub mod rootfs;
 mod shims;
 mod snapshots;
 mod streams;

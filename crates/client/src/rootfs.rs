@@ -1,4 +1,4 @@
-//! Root filesystems on this machine: mounted for a look or a change of owners.
+//! Root filesystems on this machine: mounted, for a while or for a look or a change of owners.
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -32,8 +32,29 @@ fn mapped(maps: &[IdMap], id: u32) -> u32 {
     range.map_or(id, |m| m.outside.saturating_add(id - m.inside))
 }
 
+/// Mounts snapshots at `target`, which is there.
+///
+/// # Errors
+/// Those of the mounts; then nothing is left mounted.
+pub async fn mount(mounts: &[Mount], target: impl Into<PathBuf>) -> Result<()> {
+    let (mounts, target) = (converted(mounts), target.into());
+    blocking(move || gantry_mount::mount_all(&mounts, &target)).await
+}
+
+/// Unmounts everything at `target`; nothing there is success.
+///
+/// # Errors
+/// The kernel's.
+pub async fn unmount(target: impl Into<PathBuf>) -> Result<()> {
+    let target = target.into();
+    blocking(move || gantry_mount::unmount_all(&target, UnmountFlags::default())).await
+}
+
 /// Reads the users of the root filesystem in `mounts`, mounted read-only for the moment.
-pub(crate) async fn users(mounts: &[Mount]) -> Result<UserDatabase> {
+///
+/// # Errors
+/// Those of the mounts; as [`UserDatabase::from_rootfs`].
+pub async fn users(mounts: &[Mount]) -> Result<UserDatabase> {
     let mounts: Vec<_> = converted(mounts).iter().map(gantry_mount::Mount::read_only).collect();
     blocking(move || {
         let dir = TempDir::make()?;

@@ -28,7 +28,7 @@ pub fn unpack<M: prost::Name + Default>(value: &Any) -> Result<Option<M>> {
 
 /// Whether `value` is a message of type `M`.
 pub fn is<M: prost::Name>(value: &Any) -> bool {
-    value.type_url.rsplit('/').next() == Some(M::full_name().as_str())
+    value.message_name() == M::full_name()
 }
 
 /// Packs a value as JSON under `type_url`.

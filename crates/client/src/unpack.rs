@@ -26,7 +26,14 @@ pub struct UnpackOptions {
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { snapshotter: "overlayfs".to_owned(), apply: ApplyOptions::default() }
+        Self::with_snapshotter("overlayfs")
+    }
+}
+
+impl UnpackOptions {
+    /// To `snapshotter`, each layer applied as by default.
+    pub fn with_snapshotter(snapshotter: impl Into<String>) -> Self {
+        Self { snapshotter: snapshotter.into(), apply: ApplyOptions::default() }
     }
 }
 

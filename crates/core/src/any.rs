@@ -9,3 +9,11 @@ pub struct Any {
     /// The encoded value, byte for byte as the client sent it.
     pub value: Vec<u8>,
 }
+
+impl Any {
+    /// The full name of the message that the URL names, without the host that some packers put in
+    /// front.
+    pub fn message_name(&self) -> &str {
+        self.type_url.rsplit('/').next().unwrap_or_default()
+    }
+}

@@ -10,7 +10,8 @@
 
 mod again;
 mod ahead;
-mod stored;
+pub(crate) mod feed;
+mod layers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,6 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::future::try_join_all;
 use gantry_core::image::{Manifest, chain_ids};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Digest, Labels};
@@ -32,7 +32,9 @@ use crate::flights::Flights;
 use crate::lease;
 use crate::progress::ProgressSink;
 use crate::read::{read_config, resolve_manifest};
-use stored::Stored;
+
+pub(crate) use self::feed::Want;
+pub(crate) use self::layers::{Arrival, Layers};
 
 /// Prefix of the label on an image config that keeps the snapshot of the unpacked image.
 const LABEL_GC_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
@@ -186,27 +188,23 @@ impl Unpacker {
         // A name that is there stands for all below it.
         let have = self.deepest(ctx, snapshots, &chain).await?;
         let parents = [crate::content::ref_key(&target)];
-        let stored = Stored {
+        let layers = Layers {
             unpacker: self,
             ctx,
-            snapshots,
+            snapshotter: snapshots.name(),
             manifest,
             diff_ids,
             chain: &chain,
             progress,
             parents: &parents,
         };
-        let layers_unpacked = stored.run(have).await?;
-        // All at once, so that they share one durable write.
-        let layers = manifest.layers.iter().zip(diff_ids);
-        let labels = layers.map(|(layer, diff)| self.label_layer(ctx, layer, diff));
-        let keep = async {
-            match chain.last() {
-                Some(top) => self.keep(ctx, &manifest.config.digest, snapshots.name(), top).await,
-                None => Ok(()),
+        let layers_unpacked = match layers.run(have, |_| Ok(None)).await {
+            Ok(count) => count,
+            Err(err) => {
+                self.settle(ctx, snapshots.name(), &chain).await;
+                return Err(err);
             }
         };
-        tokio::try_join!(try_join_all(labels), keep)?;
         Ok(Unpacked { manifest: target, chain_id: chain.last().cloned(), layers_unpacked })
     }
 

@@ -87,7 +87,7 @@ fn merge(run: &old::RuncOptions, create: &old::CreateOptions) -> Any {
 /// `any` as `M`, if its type says so.
 fn decode<M: Message + Name + Default>(any: Option<&Any>) -> Result<Option<M>> {
     let Some(any) = any else { return Ok(None) };
-    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    let name = any.message_name();
     if name != M::full_name() {
         return Ok(None);
     }

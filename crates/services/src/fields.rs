@@ -15,8 +15,7 @@ pub struct EventFields;
 
 impl FieldAccess for EventFields {
     fn field(&self, event: &Any, path: &[&str]) -> Option<String> {
-        let name = event.type_url.rsplit('/').next()?;
-        read(name, &event.value, path).filter(|text| !text.is_empty())
+        read(event.message_name(), &event.value, path).filter(|text| !text.is_empty())
     }
 }
 

@@ -181,6 +181,29 @@ pub fn measure_each(
     Ok(sum.total)
 }
 
+/// Whether the tree at the directory `root` has more than `count` names, its own left out. Looks at
+/// no more directories than it takes to know.
+///
+/// # Errors
+/// The I/O error.
+pub fn has_more_than(root: &Path, count: usize) -> io::Result<bool> {
+    struct Count {
+        left: Option<usize>,
+    }
+    impl Visitor for Count {
+        fn entry(&mut self, _: BorrowedFd<'_>, _: &CStr, _: FileType) -> io::Result<()> {
+            self.left = self.left.and_then(|left| left.checked_sub(1));
+            // Any error ends the walk.
+            self.left.map(drop).ok_or_else(|| io::ErrorKind::Interrupted.into())
+        }
+    }
+    let mut names = Count { left: Some(count) };
+    match walk(root, &mut names) {
+        Err(_) if names.left.is_none() => Ok(true),
+        walked => walked.map(|()| false),
+    }
+}
+
 /// Makes every file and directory of the tree durable, file by file. Right for small trees; for
 /// big ones one [`crate::durable::sync_filesystem`] is cheaper.
 ///
@@ -359,6 +382,17 @@ mod tests {
         remove(&root).unwrap();
         assert!(!root.exists());
         remove(&root).unwrap();
+    }
+
+    #[test]
+    fn names_are_counted_as_far_as_asked() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        assert!(!has_more_than(root, 0).unwrap());
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/file"), "").unwrap();
+        assert_eq!([2, 3, 4].map(|count| has_more_than(root, count).unwrap()), [true, false, false]);
+        assert!(has_more_than(&root.join("none"), 1).is_err());
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Applying {
         }
         let parent = self.make_room(&parent, name)?;
         if below {
+            self.view.making.forbid();
             let mode = Mode::from_raw_mode(0);
             mknodat(parent.fd()?, os(name), FileType::CharacterDevice, mode, 0)
                 .map_err(|e| failed("make whiteout", &path, e))?;

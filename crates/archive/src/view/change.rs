@@ -146,6 +146,7 @@ impl View {
     }
 
     fn copy_up_dir(&mut self, parent: &Rc<Dir>, dir: &Dir) -> Result<Rc<Dir>> {
+        self.making.forbid();
         let parent = self.writable(parent)?;
         let name = dir.path.file_name().unwrap_or_default().as_bytes();
         let layer = dir.layers.first().copied().unwrap_or(0);

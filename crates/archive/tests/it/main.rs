@@ -6,6 +6,7 @@
 mod breakouts;
 mod damage;
 mod gnu;
+mod many;
 mod overlay;
 mod roundtrip;
 mod stacks;

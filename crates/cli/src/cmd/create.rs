@@ -10,14 +10,14 @@ use gantry_client::oci::runtime::{
     PosixRlimitBuilder, PosixRlimitType,
 };
 use gantry_client::oci::{Spec, SpecBuilder};
-use gantry_client::{Client, Container, ResolvedImage, UnpackOptions};
+use gantry_client::{Client, Container, ResolvedImage, UnpackOptions, rootfs};
 use gantry_errdefs::{Error, Result};
 
 use crate::cmd::resources::ResourceFlags;
 use crate::cmd::transfer::parse_platform;
+use crate::labels;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
-use crate::{labels, rootfs};
 
 /// Default runtime.
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -230,10 +230,7 @@ impl ContainerFlags {
     async fn unpacked(&self, client: &Client) -> Result<ResolvedImage> {
         let image = client.resolve_image(&self.image, self.platform.as_ref()).await?;
         if !client.is_unpacked(&image, &self.snapshotter.name).await? {
-            let options = UnpackOptions {
-                snapshotter: self.snapshotter.name.clone(),
-                ..UnpackOptions::default()
-            };
+            let options = UnpackOptions::with_snapshotter(&self.snapshotter.name);
             client.unpack(&image, &options).await?;
         }
         Ok(image)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gantry_client::{DiffOptions, Mount, SnapshotRecord, Snapshots, UnpackOptions};
+use gantry_client::{DiffOptions, Mount, SnapshotRecord, Snapshots, UnpackOptions, rootfs};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels, timestamp};
 use gantry_errdefs::{Error, Result};
@@ -12,7 +12,6 @@ use serde_json::json;
 
 use crate::labels;
 use crate::output::{self, Cell, Table};
-use crate::rootfs;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
 
@@ -279,8 +278,7 @@ async fn unpack(session: &Session, snapshotter: &str, digest: &Digest) -> Result
     };
     let target = gantry_core::Descriptor::new(media_type, digest.clone(), size);
     let image = client.resolve_target(digest.as_str(), &target, &Matcher::host()).await?;
-    let options = UnpackOptions { snapshotter: snapshotter.to_owned(), ..Default::default() };
-    client.unpack(&image, &options).await?;
+    client.unpack(&image, &UnpackOptions::with_snapshotter(snapshotter)).await?;
     output::line(image.chain_id().to_string());
     Ok(())
 }

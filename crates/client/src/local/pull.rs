@@ -67,8 +67,7 @@ impl Pull {
             self.steps.tell("unpacking", &options.reference, 0, 0).await;
             let image =
                 self.client.resolve_target(&options.reference, &target, &self.matcher).await?;
-            let unpack =
-                UnpackOptions { snapshotter: snapshotter.clone(), ..UnpackOptions::default() };
+            let unpack = UnpackOptions::with_snapshotter(snapshotter);
             self.client.unpack(&image, &unpack).await?;
         }
         self.steps.tell("complete", &options.reference, 0, 0).await;

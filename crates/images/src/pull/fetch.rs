@@ -10,11 +10,11 @@ use gantry_metadata::{Content, ContentWriter};
 use gantry_registry::Repository;
 use tokio::sync::Semaphore;
 
-use super::feed::Offer;
 use crate::budget::Budget;
 use crate::content::{self, Opened};
 use crate::flights::Flights;
 use crate::progress::{ProgressSink, Reporter, Stage};
+use crate::unpack::feed::Offer;
 
 /// Fetches content of one repository into one namespace. Cheap to clone.
 #[derive(Clone)]

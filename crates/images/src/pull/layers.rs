@@ -9,19 +9,18 @@ use std::collections::HashMap;
 
 use futures_util::future::{join_all, try_join_all};
 use gantry_core::image::{ImageConfig, Manifest, chain_ids};
-use gantry_core::{Context, Digest, Platform, media_types};
+use gantry_core::{Context, Descriptor, Digest, Platform, media_types};
 use gantry_errdefs::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::feed::{self, Want};
 use super::fetch::Fetcher;
 use super::graph::Found;
-use super::unpacking::Unpacking;
 use crate::content;
 use crate::progress::ProgressSink;
 use crate::read::is_attestation;
 use crate::transfer::{StoreOptions, Transfer, UnpackTarget};
+use crate::unpack::{Arrival, Layers, Want, feed};
 
 /// One manifest being pulled.
 pub(super) struct ManifestPull<'a> {
@@ -149,6 +148,7 @@ impl ManifestPull<'_> {
         downloads
     }
 
+    /// Unpacks to every target; returns each snapshotter with its top snapshot.
     async fn unpack_all(
         &self,
         plan: &Plan<'_>,
@@ -158,9 +158,31 @@ impl ManifestPull<'_> {
     ) -> Result<Vec<(String, Digest)>> {
         let mut jobs = Vec::new();
         for target in &plan.targets {
-            let one = Unpacking { pull: self, plan, target, parents };
+            let layers = Layers {
+                unpacker: self.transfer.unpacker(),
+                ctx: self.ctx,
+                snapshotter: target.snapshotter,
+                manifest: plan.manifest,
+                diff_ids: &plan.diff_ids,
+                chain: &plan.chain,
+                progress: self.progress,
+                parents,
+            };
             // Bytes can be fed to one unpacker only: the first target gets them.
-            jobs.push(one.run(std::mem::take(wants), done));
+            let mut wants = std::mem::take(wants);
+            jobs.push(async move {
+                let arrival = |i: usize| {
+                    let layer: &Descriptor = &plan.manifest.layers[i];
+                    let arrived = done.get(&layer.digest).cloned().ok_or_else(|| {
+                        Error::internal(format!("layer {}: not being fetched", layer.digest))
+                    })?;
+                    Ok(Some(Arrival { want: wants.remove(&layer.digest), arrived }))
+                };
+                layers.run(target.have, arrival).await?;
+                Ok::<_, Error>(
+                    plan.chain.last().map(|top| (target.snapshotter.to_owned(), top.clone())),
+                )
+            });
         }
         Ok(try_join_all(jobs).await?.into_iter().flatten().collect())
     }

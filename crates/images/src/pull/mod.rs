@@ -1,10 +1,8 @@
 //! Pull: from a registry into the image store, unpacked.
 
-mod feed;
 mod fetch;
 mod graph;
 mod layers;
-mod unpacking;
 
 use futures_util::future::try_join_all;
 use gantry_core::{Context, Digest, Reference};

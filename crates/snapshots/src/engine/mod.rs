@@ -50,7 +50,7 @@ use crate::{CommitOptions, Info, Kind, Snapshotter, Upkeep, Usage};
 pub(crate) use records::Snapshot;
 use records::{New, Records};
 use summary::Summary;
-use sync::TreeSync;
+use sync::{SMALL_TREE_NAMES_MAX, TreeSync};
 use trash::Trash;
 
 /// What differs between the snapshotters.
@@ -437,11 +437,18 @@ impl<L: Layout> Shared<L> {
         self.layout.seal(&dir)?;
         let what = || dir.display().to_string();
         let kept = self.layout.kept(&dir);
-        let (whole, summary) = summary::of_tree(&kept).context(|| kept.display().to_string())?;
+        let sum_up = || summary::of_tree(&kept).context(|| kept.display().to_string());
+        let failed = || format!("sync {}", dir.display());
+        let (whole, summary) = if tree::has_more_than(&kept, SMALL_TREE_NAMES_MAX).context(what)? {
+            // Each takes its time, and neither waits for the other.
+            beside("sync", || self.sync.sync_big().context(failed), sum_up)?
+        } else {
+            let summed = sum_up()?;
+            self.sync.sync_small(&kept, &dir).context(failed)?;
+            summed
+        };
         let parent = parent.map(|p| self.dirs.at(p));
         let own = self.layout.own_use(&dir, parent.as_deref(), whole).context(what)?;
-        let what = || format!("sync {}", dir.display());
-        self.sync.sync(&kept, &dir, whole.inodes).context(what)?;
         Ok((Usage { inodes: own.inodes, size: own.bytes }, summary))
     }
 
@@ -524,6 +531,24 @@ pub(crate) fn make_private(path: &Path) -> Result<()> {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         Err(err) => Err(io::Error::from(err)).context(what),
     }
+}
+
+/// Does `other` on a thread of its own, called `name`, while `own` is done; returns what `own` does.
+///
+/// # Errors
+/// That of either, or that there is no thread to be had.
+fn beside<T>(
+    name: &str,
+    other: impl FnOnce() -> Result<()> + Send,
+    own: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let other = thread.spawn_scoped(scope, other).context(|| format!("start thread {name}"))?;
+        let done = own();
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        done
+    })
 }
 
 /// Runs `work` to its end even when the caller goes away.

@@ -23,8 +23,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use gantry_errdefs::{Result, ResultExt as _};
 use gantry_sys::tree;
 
-/// Most inodes of a tree that is synced file by file.
-const SMALL_TREE_INODES_MAX: u64 = 16;
+/// Most names of a tree that is synced file by file.
+pub(super) const SMALL_TREE_NAMES_MAX: usize = 16;
 
 /// Syncs trees on one filesystem.
 #[derive(Debug)]
@@ -51,15 +51,21 @@ impl TreeSync {
         Ok(Self { root, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Makes `tree` of `inodes` inodes durable, with its name in `parent`.
+    /// Makes a big tree durable, and whatever else was written.
     ///
     /// # Errors
     /// The I/O error; the tree must then not be trusted.
-    pub(super) fn sync(&self, tree: &Path, parent: &Path, inodes: u64) -> io::Result<()> {
+    pub(super) fn sync_big(&self) -> io::Result<()> {
         gantry_failpoint::hit("snapshot.sync")?;
-        if inodes > SMALL_TREE_INODES_MAX {
-            return self.sync_filesystem();
-        }
+        self.sync_filesystem()
+    }
+
+    /// Makes a small `tree` durable, with its name in `parent`.
+    ///
+    /// # Errors
+    /// As [`TreeSync::sync_big`].
+    pub(super) fn sync_small(&self, tree: &Path, parent: &Path) -> io::Result<()> {
+        gantry_failpoint::hit("snapshot.sync")?;
         tree::sync(tree)?;
         if parent != tree {
             File::open(parent)?.sync_all()?;
@@ -70,7 +76,7 @@ impl TreeSync {
     /// Waits for a round of `syncfs` that begins after this call, and runs it if nobody does.
     ///
     /// # Errors
-    /// As [`TreeSync::sync`].
+    /// As [`TreeSync::sync_big`].
     pub(super) fn sync_filesystem(&self) -> io::Result<()> {
         let mut state = self.state();
         let round = state.begun + 1;

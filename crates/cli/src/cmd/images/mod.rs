@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use gantry_client::{Client, ImageRecord};
+use gantry_client::{Client, ImageRecord, rootfs};
 use gantry_core::Platform;
 use gantry_errdefs::Result;
 
@@ -25,7 +25,6 @@ use crate::cmd::transfer::{
 };
 use crate::labels;
 use crate::output::{self, Cell, Table};
-use crate::rootfs;
 use crate::session::Session;
 use crate::snapshotter_flag::SnapshotterFlag;
 

@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use gantry_client::{Client, LeaseOptions, UnpackOptions};
+use gantry_client::{Client, LeaseOptions, UnpackOptions, rootfs};
 use gantry_core::{Labels, Platform};
 use gantry_errdefs::{Error, Result};
-
-use crate::rootfs;
 
 /// How an image is mounted.
 pub(super) struct How {
@@ -21,8 +19,7 @@ pub(super) struct How {
 pub(super) async fn run(client: &Client, how: How, image: &str, target: &Path) -> Result<()> {
     let How { snapshotter, rw, platform, expiration } = how;
     let resolved = client.resolve_image(image, platform.as_ref()).await?;
-    let unpack = UnpackOptions { snapshotter: snapshotter.clone(), ..UnpackOptions::default() };
-    client.unpack(&resolved, &unpack).await?;
+    client.unpack(&resolved, &UnpackOptions::with_snapshotter(&snapshotter)).await?;
     let key = target.display().to_string();
     // The mount holds nothing by itself: the lease does, until it is unmounted or expires.
     let expires = Some(expiration).filter(|time| !time.is_zero());

@@ -64,8 +64,7 @@ async fn import_leased(
         for record in &records {
             let image =
                 client.resolve_target(&record.name, &record.target, &Matcher::host()).await?;
-            let unpack =
-                UnpackOptions { snapshotter: snapshotter.clone(), ..UnpackOptions::default() };
+            let unpack = UnpackOptions::with_snapshotter(snapshotter);
             client.unpack(&image, &unpack).await?;
         }
     }

@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 128 << 10;
 const PIECES_MAX: usize = 8;
 
 /// Makes the two sides of a layer that may be unpacked while it arrives.
-pub(super) fn offer() -> (Offer, Want) {
+pub(crate) fn offer() -> (Offer, Want) {
     let (give, take) = oneshot::channel();
     let wanted = Arc::new(AtomicBool::new(false));
     (Offer { wanted: wanted.clone(), give }, Want { wanted, take })
@@ -27,14 +27,14 @@ pub(super) fn offer() -> (Offer, Want) {
 /// The downloading side. It is asked once, when the first byte is about to come: whether someone
 /// waits for the bytes is decided then. Dropping it says that they will not come this way.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     wanted: Arc<AtomicBool>,
     give: oneshot::Sender<FeedReader>,
 }
 
 impl Offer {
     /// A feed, if the unpacker waits for this layer right now and there is room for one more.
-    pub(super) fn accept(self, budget: &Budget) -> Option<Feed> {
+    pub(crate) fn accept(self, budget: &Budget) -> Option<Feed> {
         if !self.wanted.load(Ordering::Acquire) {
             return None;
         }
@@ -47,14 +47,14 @@ impl Offer {
 
 /// The unpacking side.
 #[derive(Debug)]
-pub(super) struct Want {
+pub(crate) struct Want {
     wanted: Arc<AtomicBool>,
     take: oneshot::Receiver<FeedReader>,
 }
 
 impl Want {
     /// Waits for the bytes to begin to come; None when they come to the store only.
-    pub(super) async fn wait(self) -> Option<FeedReader> {
+    pub(crate) async fn wait(self) -> Option<FeedReader> {
         self.wanted.store(true, Ordering::Release);
         self.take.await.ok()
     }
@@ -63,7 +63,7 @@ impl Want {
 /// The writing end. Dropping it before [`Feed::finish`] tells the reader that the bytes will not
 /// come this way.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     sender: mpsc::Sender<Bytes>,
     /// What came since the last piece was handed on.
     piece: BytesMut,
@@ -71,7 +71,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Hands bytes on; false when the reader has gone.
-    pub(super) async fn send(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) async fn send(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             if self.piece.capacity() == 0 {
                 self.piece = BytesMut::with_capacity(PIECE_BYTES);
@@ -87,7 +87,7 @@ impl Feed {
     }
 
     /// Says that these were all the bytes.
-    pub(super) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         if self.piece.is_empty() || self.flush().await {
             // An empty piece is the end mark: it cannot be confused with a sender that died.
             let _ = self.sender.send(Bytes::new()).await;
@@ -102,7 +102,7 @@ impl Feed {
 
 /// The reading end, for a thread that may block.
 #[derive(Debug)]
-pub(super) struct FeedReader {
+pub(crate) struct FeedReader {
     receiver: mpsc::Receiver<Bytes>,
     piece: Bytes,
     ended: bool,
