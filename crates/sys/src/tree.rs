@@ -391,7 +391,10 @@ mod tests {
         assert!(!has_more_than(root, 0).unwrap());
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/b/file"), "").unwrap();
-        assert_eq!([2, 3, 4].map(|count| has_more_than(root, count).unwrap()), [true, false, false]);
+        assert_eq!(
+            [2, 3, 4].map(|count| has_more_than(root, count).unwrap()),
+            [true, false, false]
+        );
         assert!(has_more_than(&root.join("none"), 1).is_err());
     }
 
