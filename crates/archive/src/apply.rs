@@ -173,7 +173,7 @@ fn name_entry(entry: &Entry, err: Error) -> Error {
     }
     let class = match entry_errno(&err) {
         // Two entries the file system cannot hold together, or names it cannot.
-        Some(Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG | Errno::LOOP) => {
+        Some(Errno::EXIST | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG | Errno::LOOP) => {
             Class::InvalidArgument
         }
         _ => err.class(),

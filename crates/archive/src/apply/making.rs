@@ -53,8 +53,7 @@ impl Job {
     /// Makes the file.
     ///
     /// # Errors
-    /// The file system's; InvalidArgument when the name is taken, which on a file system that tells
-    /// all names apart it is not.
+    /// The file system's. The name is free, unless the file system takes two names for one.
     pub(super) fn run(&self) -> Result<()> {
         let made = create(&self.dir, &self.name, &self.entry);
         let made = made.map_err(|e| failed("create", &self.path, e))?;

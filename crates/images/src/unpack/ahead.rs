@@ -44,12 +44,12 @@ impl Unpacker {
 
     /// Unpacks one layer whose parent may not be there yet: applies the stream at once, and
     /// commits when `parent_there` turns true. False when the snapshot was there already. When
-    /// the other half of `parent_there` goes away, nothing is committed. The work ends when
-    /// the bytes do, also when the future is dropped.
+    /// the other half of `parent_there` goes away, nothing is committed. The work ends when the bytes
+    /// do, also when the future is dropped.
     ///
     /// # Errors
-    /// FailedPrecondition when the layer cannot be unpacked without those below it; else as
-    /// [`Unpacker::unpack_layer`]. In any case nothing is left.
+    /// FailedPrecondition when the layer cannot be unpacked without those below it, or need not be;
+    /// else as [`Unpacker::unpack_layer`]. In any case nothing is left.
     pub(crate) async fn unpack_ahead(
         &self,
         ctx: &Context,
@@ -81,6 +81,10 @@ impl Unpacker {
     ) -> Result<bool> {
         if self.is_had(&ctx, &snapshots, &task).await? {
             return Ok(false);
+        }
+        if snapshots.is_elsewhere(&ctx, task.chain_id.as_str())? {
+            let why = format!("layer {}: another namespace has it to share", task.diff_id);
+            return Err(Error::failed_precondition(why));
         }
         let alone = LayerTask { parent: None, ..task.clone() };
         let Some((key, mounts)) = self.prepare(&ctx, &snapshots, &alone).await? else {

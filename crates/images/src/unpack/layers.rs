@@ -189,12 +189,13 @@ impl Layers<'_> {
         let (task, bytes) = (self.task(i), (reader, Origin::Ahead));
         match unpacker.unpack_ahead(self.ctx, self.snapshotter, task, bytes, below).await {
             Ok(unpacked) => Ok(Early::Done(unpacked)),
-            Err(err) if err.is_failed_precondition() => {
+            // It needs those below, or attributes that may not be set here, or it is bad, which is
+            // told again.
+            Err(err) => {
                 tracing::debug!(digest = %layer.digest, %err,
                     "not unpacked ahead: waiting for the layers below");
                 Ok(Early::InTurn)
             }
-            Err(err) => Err(err),
         }
     }
 

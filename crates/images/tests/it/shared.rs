@@ -1,5 +1,6 @@
 //! Many pulls of one image at once.
 
+use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Namespace};
 use gantry_testkit::{Image, StubRegistry};
 
@@ -44,6 +45,30 @@ async fn root_ten_namespaces_fetch_and_unpack_once() {
         assert_eq!(trees(&rig), if last { 0 } else { layers }, "after {n}");
         assert!(snapshots.list(ctx, &[]).await.unwrap().is_empty());
     }
+}
+
+/// The same where every namespace has the blobs, and begins with whichever layer it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_ten_namespaces_that_have_the_blobs_unpack_once() {
+    let (rig, stub) = (Rig::new(), StubRegistry::start());
+    let image = Image::builder().layers(6).big_layer(2 << 20, 9).build();
+    let reference = stub.serve_image(&image, "a/b", "v1");
+    let contexts: Vec<Context> =
+        (0..10).map(|n| Context::new(Namespace::new(format!("ns{n}")).unwrap())).collect();
+    let mut targets = Vec::new();
+    for ctx in &contexts {
+        let pulled = rig.transfer.pull(ctx, rig.pull_options(&reference, &[])).await.unwrap();
+        targets.push(pulled.image.target);
+    }
+    assert_eq!(trees(&rig), 0);
+    let host = Matcher::host();
+    let each = contexts.iter().zip(&targets);
+    let unpacks =
+        each.map(|(ctx, target)| rig.transfer.unpacker().unpack(ctx, target, "overlayfs", &host));
+    let unpacked = futures_util::future::try_join_all(unpacks).await.unwrap();
+    let layers = image.diff_ids().len();
+    assert_eq!(unpacked.iter().map(|u| u.layers_unpacked).sum::<usize>(), layers);
+    assert_eq!(trees(&rig), layers, "one tree a layer");
 }
 
 /// A tree that has the right name but was not unpacked from the right bytes is not taken.

@@ -55,6 +55,18 @@ impl Snapshots {
         detached(async move { this.share_now(wanted).await }).await
     }
 
+    /// Whether another namespace has the layer `name` (its chain ID), which [`Self::share`] may take
+    /// from it once the parent is there.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn is_elsewhere(&self, ctx: &Context, name: &str) -> Result<bool> {
+        if self.db.policy() == SharingPolicy::Isolated || self.backend.upkeep().is_none() {
+            return Ok(false);
+        }
+        Ok(!self.candidates(&self.db.view()?, ctx, name)?.is_empty())
+    }
+
     async fn share_now(&self, wanted: Wanted) -> Result<bool> {
         let Some(backend_key) = self.shareable(&wanted).await? else { return Ok(false) };
         // The collector may have had it already; from here on it keeps away.
@@ -95,7 +107,7 @@ impl Snapshots {
             let view = self.db.view()?;
             check_lease(&view, &wanted.ctx)?;
             let parent = self.backend_parent(&view, &wanted.ctx, wanted.parent.as_deref())?;
-            (self.candidates(&view, wanted)?, parent)
+            (self.candidates(&view, &wanted.ctx, &wanted.name)?, parent)
         };
         for backend_key in candidates {
             // Removed meanwhile, most likely.
@@ -109,7 +121,7 @@ impl Snapshots {
     }
 
     /// The backend's keys of what other namespaces have by that name, as a layer.
-    fn candidates(&self, view: &impl KvRead, wanted: &Wanted) -> Result<Vec<String>> {
+    fn candidates(&self, view: &impl KvRead, own: &Context, name: &str) -> Result<Vec<String>> {
         let mut namespaces = Vec::new();
         view.scan(&keys::all(keys::Kind::Namespace), &mut |key, _| {
             let [name] = keys::parts(key)?;
@@ -117,13 +129,13 @@ impl Snapshots {
             Ok(ControlFlow::Continue(()))
         })?;
         let mut found = Vec::new();
-        for name in namespaces {
-            let ctx = Context::new(Namespace::new(name)?);
-            if ctx.namespace == wanted.ctx.namespace {
+        for namespace in namespaces {
+            let ctx = Context::new(Namespace::new(namespace)?);
+            if ctx.namespace == own.namespace {
                 continue;
             }
-            let Some(record) = self.find(view, &ctx, &wanted.name)? else { continue };
-            let by_chain = record.labels.get(label::TARGET_REF) == Some(&wanted.name);
+            let Some(record) = self.find(view, &ctx, name)? else { continue };
+            let by_chain = record.labels.get(label::TARGET_REF).is_some_and(|chain| chain == name);
             if by_chain && kind(&record)? == Kind::Committed && !found.contains(&record.backend_key)
             {
                 found.push(record.backend_key);
