@@ -6,8 +6,8 @@
 //! besides hits both. `records` and `images` have parts of their own, see there. Numbers of one run are
 //! comparable with each other and with nothing else.
 //!
-//! Roots are on disk (`/var/tmp`). State is below `TMPDIR`, which `make bench` has on a tmpfs, as
-//! `/run` is.
+//! Roots are on disk (`/var/tmp`), those of `images` on a file system of their own for each round.
+//! State is below `TMPDIR`, which `make bench` has on a tmpfs, as `/run` is.
 //!
 //! Build with `--release`; `GANTRY_BIN_DIR` names another directory of binaries to measure.
 #![forbid(unsafe_code)]
@@ -39,7 +39,7 @@ use crate::report::Report;
 pub(crate) const IMAGE: &str = "docker.io/library/busybox:1";
 
 /// Where roots are, if not in `/var/tmp`. On ext4 a filesystem in which many files were removed a
-/// minute ago makes new ones slowly, for whoever comes next: images are best measured on a fresh one.
+/// minute ago makes new ones slowly, for whoever comes next; for images, see [`fresh`].
 const DISK: &str = "GANTRY_BENCH_DISK";
 
 /// The two daemons under measurement, with the image unpacked in each.
