@@ -410,8 +410,7 @@ impl Applying {
         attributes(entry, Some(entry)).set_on_fd(file.as_fd(), path)
     }
 
-    /// Has a small file whose name is free made by the other thread, or makes it where that has
-    /// enough to do.
+    /// Reads a small file whose name is free, and has it made.
     fn hand_over<R: BufRead>(
         &mut self,
         entry: &Entry,
@@ -428,7 +427,7 @@ impl Applying {
         self.hide_below(parent, name)?;
         let (name, path, entry) = (name.to_vec(), path.to_owned(), entry.clone());
         let job = Job { dir: Arc::clone(parent.fd()?), name, path, entry, data };
-        self.view.making.hand_over(job)?.map_or(Ok(()), |job| job.run())
+        self.view.making.make(job)
     }
 
     fn symlink(&mut self, entry: &Entry, parent: &Rc<Dir>, name: &[u8], path: &Path) -> Result<()> {

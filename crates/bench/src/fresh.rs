@@ -5,7 +5,7 @@
 //! device that passes the page cache of the disk below by, as a disk would.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ impl FreshDisk {
     }
 
     /// Where it is mounted.
-    pub(crate) fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
 }
@@ -70,5 +70,5 @@ fn status<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> 
 
 /// Writes out what anyone left unwritten.
 pub(crate) fn settle() {
-    let _done = status("sync", None::<&Path>);
+    let _done = status("sync", None::<&str>);
 }

@@ -33,7 +33,6 @@ use crate::lease;
 use crate::progress::ProgressSink;
 use crate::read::{read_config, resolve_manifest};
 
-pub(crate) use self::feed::Want;
 pub(crate) use self::layers::{Arrival, Layers};
 
 /// Prefix of the label on an image config that keeps the snapshot of the unpacked image.

@@ -114,28 +114,23 @@ impl Making {
         self.allowed.get() && entry.sparse.is_none() && entry.size <= FILE_BYTES_MAX
     }
 
-    /// Hands a file over; gives it back when the caller is to make it.
+    /// Has a file made by the other thread, or makes it where that has enough to do.
     ///
     /// # Errors
-    /// That of an earlier file.
-    pub(super) fn hand_over(&self, job: Job) -> Result<Option<Job>> {
+    /// That of this file, or of an earlier one.
+    pub(super) fn make(&self, job: Job) -> Result<()> {
         self.offered.set(self.offered.get() + 1);
         if self.offered.get() < FILES_BEFORE_THREAD {
-            return Ok(Some(job));
+            return job.run();
         }
         let mut thread = self.thread.borrow_mut();
         if thread.is_none() {
-            let (sender, receiver) = sync_channel(WAITING_MAX);
-            let shared = Arc::clone(&self.shared);
-            let builder = std::thread::Builder::new().name("unpack".to_owned());
-            let Ok(handle) = builder.spawn(move || make_all(&receiver, &shared)) else {
-                // No thread to be had: it goes without.
-                self.forbid();
-                return Ok(Some(job));
-            };
-            *thread = Some((sender, handle));
+            *thread = self.start();
         }
-        let Some((sender, _)) = &*thread else { return Ok(Some(job)) };
+        let Some((sender, _)) = &*thread else {
+            self.forbid();
+            return job.run();
+        };
         let mut handed_over = self.handed_over.borrow_mut();
         {
             let mut state = self.shared.state();
@@ -151,13 +146,25 @@ impl Making {
         match sender.try_send(job) {
             Ok(()) => {
                 handed_over.insert(path);
-                Ok(None)
+                Ok(())
             }
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
                 self.shared.state().under_way -= 1;
-                Ok(Some(job))
+                job.run()
             }
         }
+    }
+
+    /// Starts the other thread; None where there is no core for it, or none to be had.
+    fn start(&self) -> Option<(SyncSender<Job>, JoinHandle<()>)> {
+        if !std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+            return None;
+        }
+        let (sender, receiver) = sync_channel(WAITING_MAX);
+        let shared = Arc::clone(&self.shared);
+        let builder = std::thread::Builder::new().name("unpack".to_owned());
+        let handle = builder.spawn(move || make_all(&receiver, &shared)).ok()?;
+        Some((sender, handle))
     }
 
     /// Waits until `path`, if it was handed over, is made.
@@ -165,8 +172,11 @@ impl Making {
     /// # Errors
     /// As [`Making::wait`].
     pub(crate) fn wait_for(&self, path: impl FnOnce() -> PathBuf) -> Result<()> {
-        let busy = !self.handed_over.borrow().is_empty();
-        if busy && self.handed_over.borrow().contains(&path()) { self.wait() } else { Ok(()) }
+        let waits = {
+            let handed_over = self.handed_over.borrow();
+            !handed_over.is_empty() && handed_over.contains(&path())
+        };
+        if waits { self.wait() } else { Ok(()) }
     }
 
     /// Waits until all that was handed over is made.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use futures_util::future::{join_all, try_join_all};
 use gantry_core::image::{ImageConfig, Manifest, chain_ids};
-use gantry_core::{Context, Descriptor, Digest, Platform, media_types};
+use gantry_core::{Context, Digest, Platform, media_types};
 use gantry_errdefs::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,7 +20,8 @@ use crate::content;
 use crate::progress::ProgressSink;
 use crate::read::is_attestation;
 use crate::transfer::{StoreOptions, Transfer, UnpackTarget};
-use crate::unpack::{Arrival, Layers, Want, feed};
+use crate::unpack::feed::{self, Want};
+use crate::unpack::{Arrival, Layers};
 
 /// One manifest being pulled.
 pub(super) struct ManifestPull<'a> {
@@ -172,7 +173,7 @@ impl ManifestPull<'_> {
             let mut wants = std::mem::take(wants);
             jobs.push(async move {
                 let arrival = |i: usize| {
-                    let layer: &Descriptor = &plan.manifest.layers[i];
+                    let layer = &plan.manifest.layers[i];
                     let arrived = done.get(&layer.digest).cloned().ok_or_else(|| {
                         Error::internal(format!("layer {}: not being fetched", layer.digest))
                     })?;

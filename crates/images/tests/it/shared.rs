@@ -11,13 +11,16 @@ fn trees(rig: &Rig) -> usize {
     std::fs::read_dir(rig.path("overlay/snapshots")).unwrap().count()
 }
 
+fn ten_namespaces() -> Vec<Context> {
+    (0..10).map(|n| Context::new(Namespace::new(format!("ns{n}")).unwrap())).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn root_ten_namespaces_fetch_and_unpack_once() {
     let (rig, stub) = (Rig::new(), StubRegistry::start());
     let image = Image::builder().layers(4).big_layer(2 << 20, 9).build();
     let reference = stub.serve_image(&image, "a/b", "v1");
-    let contexts: Vec<Context> =
-        (0..10).map(|n| Context::new(Namespace::new(format!("ns{n}")).unwrap())).collect();
+    let contexts = ten_namespaces();
     let pulls = contexts.iter().map(|ctx| {
         let options = rig.pull_options(&reference, &["overlayfs"]);
         rig.transfer.pull(ctx, options)
@@ -53,8 +56,7 @@ async fn root_ten_namespaces_that_have_the_blobs_unpack_once() {
     let (rig, stub) = (Rig::new(), StubRegistry::start());
     let image = Image::builder().layers(6).big_layer(2 << 20, 9).build();
     let reference = stub.serve_image(&image, "a/b", "v1");
-    let contexts: Vec<Context> =
-        (0..10).map(|n| Context::new(Namespace::new(format!("ns{n}")).unwrap())).collect();
+    let contexts = ten_namespaces();
     let mut targets = Vec::new();
     for ctx in &contexts {
         let pulled = rig.transfer.pull(ctx, rig.pull_options(&reference, &[])).await.unwrap();

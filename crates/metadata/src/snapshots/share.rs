@@ -39,7 +39,7 @@ impl Snapshots {
         diff_id: &Digest,
         labels: Labels,
     ) -> Result<bool> {
-        if self.db.policy() == SharingPolicy::Isolated || self.backend.upkeep().is_none() {
+        if !self.shares() {
             return Ok(false);
         }
         labels::validate_all(&labels)?;
@@ -61,10 +61,12 @@ impl Snapshots {
     /// # Errors
     /// The database's.
     pub fn is_elsewhere(&self, ctx: &Context, name: &str) -> Result<bool> {
-        if self.db.policy() == SharingPolicy::Isolated || self.backend.upkeep().is_none() {
-            return Ok(false);
-        }
-        Ok(!self.candidates(&self.db.view()?, ctx, name)?.is_empty())
+        Ok(self.shares() && !self.candidates(&self.db.view()?, ctx, name)?.is_empty())
+    }
+
+    /// Whether namespaces share layers here at all.
+    fn shares(&self) -> bool {
+        self.db.policy() != SharingPolicy::Isolated && self.backend.upkeep().is_some()
     }
 
     async fn share_now(&self, wanted: Wanted) -> Result<bool> {
