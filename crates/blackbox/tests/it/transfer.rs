@@ -34,18 +34,26 @@ fn names(rig: &Rig) -> Vec<String> {
 }
 
 /// Exports, and gives the members of the archive. With containerd, ctr may be gone before it has
-/// written the last bytes it was sent; gantryd does not let it go.
+/// written the last bytes it was sent, about one time in fifty; gantryd does not let it go. Where the
+/// end was lost says nothing of the scenario, so such an export is made again.
 fn exported(rig: &Rig, archive: &str, args: &[&str]) -> Vec<String> {
     const TRIES_ON_CONTAINERD: usize = 5;
     let tries = if rig.daemon.kind() == DaemonKind::Gantryd { 1 } else { TRIES_ON_CONTAINERD };
     for _ in 0..tries {
         rig.client.ok(["images", "export"].iter().chain(args).copied());
         let list = Command::new("tar").args(["tf", archive]).output().unwrap();
-        if list.status.success() {
+        if list.status.success() && has_its_end(Path::new(archive)) {
             return String::from_utf8(list.stdout).unwrap().lines().map(str::to_owned).collect();
         }
     }
-    panic!("tar cannot read {archive}");
+    panic!("the end of {archive} is missing");
+}
+
+/// Whether two blocks of zeros end the archive. tar does not mind if they are missing, and with them
+/// members may be that came before.
+fn has_its_end(archive: &Path) -> bool {
+    const END: [u8; 1024] = [0; 1024];
+    fs::read(archive).unwrap().ends_with(&END)
 }
 
 fn text(path: &Path) -> String {
@@ -254,7 +262,7 @@ fn converted(rig: &mut Rig) {
     assert!(manifest.contains("\"application/vnd.oci.image.layer.v1.tar\""), "{manifest}");
     assert!(!manifest.contains("docker"), "{manifest}");
     let archive = text(&rig.scratch("plain.tar"));
-    rig.client.ok(["images", "export", &archive, "example.com/plain:1"]);
+    exported(rig, &archive, &[&archive, "example.com/plain:1"]);
     rig.client.ok(["images", "rm", "--sync", &reference, "example.com/plain:1"]);
     rig.client.ok(["images", "import", &archive]);
     assert_usable(rig, "example.com/plain:1");
@@ -277,7 +285,7 @@ fn root_converted_to_zstd_and_run() {
     rig.client.ok(back);
     for name in ["example.com/zstd:1", "example.com/plain:1"] {
         let archive = text(&rig.scratch("converted.tar"));
-        rig.client.ok(["images", "export", &archive, name]);
+        exported(&rig, &archive, &[&archive, name]);
         // With nothing of the others left, its own layers are unpacked.
         let other = Rig::new(DaemonKind::Gantryd, Client::Gantry);
         other.client.ok(["images", "import", &archive]);
