@@ -82,6 +82,13 @@ pub trait Upkeep: Send + Sync {
     /// NotFound; FailedPrecondition when it is not committed; the database's.
     async fn layer(&self, name: &str) -> Result<Layer>;
 
+    /// The mounts of a view of a committed snapshot, without a view being made: for a look at its
+    /// tree. Whoever looks sees to it that the layer stays.
+    ///
+    /// # Errors
+    /// As [`Upkeep::layer`]; Unavailable when the tree is damaged.
+    async fn mounts(&self, name: &str) -> Result<Vec<Mount>>;
+
     /// Compares the tree of a committed snapshot with what was recorded of it: names, kinds,
     /// modes, owners, sizes, times and the names of extended attributes; contents are not read.
     /// What is found damaged can be no parent of new snapshots until it was made anew.

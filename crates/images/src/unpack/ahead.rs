@@ -12,14 +12,14 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use gantry_archive::{Applied, ApplyOptions, Lowers, Target, Unsettled};
-use gantry_core::{Context, Digest, Labels};
+use gantry_core::{Context, Digest};
 use gantry_errdefs::{Error, Result, ResultExt};
 use gantry_metadata::{Db, Snapshots};
 use gantry_mount::Mount;
 use gantry_snapshots::{Erofs, Overlayfs};
 use tokio::sync::watch;
 
-use super::{LayerTask, Unpacker, commit_options, unique};
+use super::{LayerTask, Unpacker, commit_options};
 use crate::differ::{Differ, Origin, joined, lower_dirs};
 
 /// How overlayfs' marks are written. In a user namespace these attributes are refused, and the
@@ -165,11 +165,8 @@ impl Ahead {
 
     /// The directories of a committed snapshot and those below it, newest first.
     async fn dirs_of(&self, name: &Digest) -> Result<Vec<PathBuf>> {
-        let (ctx, key) = (&self.ctx, unique("look"));
-        let view = self.snapshots.view(ctx, &key, Some(name.as_str()), Labels::new());
-        let mounts = Db::relaxed(view).await?;
-        self.snapshots.remove(ctx, &key).await?;
-        lower_dirs(&mounts).ok_or_else(|| {
+        let mounts = self.snapshots.layer_mounts(&self.ctx, name.as_str()).await?;
+        mounts.as_deref().and_then(lower_dirs).ok_or_else(|| {
             Error::failed_precondition(format!("snapshot {name} is not plain directories"))
         })
     }

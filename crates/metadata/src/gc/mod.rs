@@ -47,9 +47,7 @@ pub(crate) use labels::expiry;
 pub use members::{Member, MemberKind, Members};
 pub(crate) use node::Node;
 pub(crate) use reconcile::{backend_snapshots, forget_snapshots, is_backend_name};
-pub(crate) use trash::{
-    abort_ingest, discard_held, empty_snapshotter, remove_snapshots as remove_backend_snapshots,
-};
+pub(crate) use trash::{abort_ingest, discard_held, remove_snapshots as remove_backend_snapshots};
 
 /// Everything that labels say to the collector; how many objects they name.
 pub(crate) fn read_labels(labels: &gantry_core::Labels) -> usize {

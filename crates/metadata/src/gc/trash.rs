@@ -57,7 +57,7 @@ pub(super) async fn empty(db: &Db) -> Result<u64> {
 
 /// Empties the trash of one snapshotter. Who does not answer in another process is left to it in
 /// the background, and not asked again before that has ended.
-pub(crate) async fn empty_snapshotter(db: &Db, snapshotter: String) -> Result<u64> {
+async fn empty_snapshotter(db: &Db, snapshotter: String) -> Result<u64> {
     let foreign = db.shared.snapshotters[&snapshotter].is_foreign();
     let name = format!("emptying {snapshotter}");
     let Some(alone) = db.shared.inflight.try_exclusive(&name) else { return Ok(0) };

@@ -122,6 +122,19 @@ impl Snapshots {
         self.backend.mounts(&record.backend_key).await.map_err(|err| renamed(err, key, &record))
     }
 
+    /// The mounts of a view of the committed snapshot `name`, without a view being made: none where
+    /// the snapshotter does not keep its trees itself. The caller sees to it that it stays, by a
+    /// lease or a snapshot on top.
+    ///
+    /// # Errors
+    /// As [`gantry_snapshots::Upkeep::mounts`].
+    pub async fn layer_mounts(&self, ctx: &Context, name: &str) -> Result<Option<Vec<Mount>>> {
+        let Some(upkeep) = self.backend.upkeep() else { return Ok(None) };
+        let record = self.read(&self.db.view()?, ctx, name)?;
+        let mounts = upkeep.mounts(&record.backend_key).await;
+        mounts.map(Some).map_err(|err| renamed(err, name, &record))
+    }
+
     /// Makes an active snapshot over `parent`. It joins the context's lease. Publishes
     /// `/snapshot/prepare`.
     ///

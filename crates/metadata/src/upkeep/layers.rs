@@ -12,7 +12,7 @@ use gantry_snapshots::{Layer, LayerOrigin, Remade, Verdict};
 use gantry_store::KvRead;
 
 use super::Upkeep;
-use crate::gc::{empty_snapshotter, forget_snapshots};
+use crate::gc::forget_snapshots;
 use crate::inflight::Guard;
 use crate::keys;
 use crate::snapshots;
@@ -67,8 +67,8 @@ pub struct RemadeTree {
 }
 
 impl Upkeep {
-    /// The layers that are damaged, those below others first. Only the snapshotters that keep trees themselves are looked at; that takes at most
-    /// half of the disk's time.
+    /// The layers that are damaged, those below others first. Only the snapshotters that keep trees
+    /// themselves are looked at; that takes at most half of the disk's time.
     ///
     /// # Errors
     /// DataLoss or Unavailable when the database can't be read.
@@ -199,16 +199,11 @@ impl Upkeep {
     /// the next pull makes them. Returns how many.
     ///
     /// # Errors
-    /// FailedPrecondition while a container's snapshot is on top of one.
+    /// FailedPrecondition while a container's snapshot is on top of one, or one that was removed and
+    /// waits for the collector.
     pub async fn give_up(&self, bad: &BadLayer) -> Result<usize> {
         let keeper = self.keeper(bad)?;
-        let mut gone = keeper.give_up(&bad.backend_key).await;
-        if gone.as_ref().is_err_and(Error::is_failed_precondition) {
-            // What is on top may have been removed, and only wait in the trash.
-            empty_snapshotter(&self.db, bad.snapshotter.clone()).await?;
-            gone = keeper.give_up(&bad.backend_key).await;
-        }
-        let gone = gone?;
+        let gone = keeper.give_up(&bad.backend_key).await?;
         let count = gone.len();
         forget_snapshots(&self.db, &bad.snapshotter, gone).await?;
         Ok(count)

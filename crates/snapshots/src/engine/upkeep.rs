@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_mount::MountInfo;
+use gantry_mount::{Mount, MountInfo};
 use gantry_sys::durable;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -31,6 +31,18 @@ impl<L: Layout> Upkeep for Engine<L> {
 
     async fn layer(&self, name: &str) -> Result<Layer> {
         Ok(self.as_layer(self.committed(name)?))
+    }
+
+    async fn mounts(&self, name: &str) -> Result<Vec<Mount>> {
+        let layer = self.committed(name)?;
+        self.0.check_whole(Some(&layer))?;
+        // As a view on top of it, with a number of its own that no directory has.
+        let mut view = layer.clone();
+        view.id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        view.parents = layer.as_parents();
+        view.info.kind = Kind::View;
+        view.info.labels.clear();
+        self.mounts_of(view).await
     }
 
     async fn verify(&self, name: &str) -> Result<Verdict> {

@@ -37,6 +37,35 @@ fn damaged(verdict: &Verdict) -> &str {
     }
 }
 
+/// A look at a layer shows what a view would, and leaves nothing.
+async fn a_look_is_as_a_view(sn: &dyn Snapshotter) {
+    testsuite::layer(sn, "one", None).await.unwrap();
+    let dir = layer(sn, "two", Some("one")).await;
+    for name in ["one", "two"] {
+        let look = upkeep(sn).mounts(name).await.unwrap();
+        assert_eq!(look, sn.view("view", Some(name), Labels::new()).await.unwrap());
+        sn.remove("view").await.unwrap();
+    }
+    assert_eq!(names(sn).await, ["one", "two"]);
+    assert!(upkeep(sn).strays().await.unwrap().is_empty());
+    assert!(upkeep(sn).mounts("three").await.unwrap_err().is_not_found());
+    sn.prepare("active", Some("two"), Labels::new()).await.unwrap();
+    assert!(upkeep(sn).mounts("active").await.unwrap_err().is_failed_precondition());
+    fs::write(dir.join("two"), "").unwrap();
+    damaged(&upkeep(sn).verify("two").await.unwrap());
+    assert!(upkeep(sn).mounts("two").await.unwrap_err().is_unavailable());
+}
+
+#[tokio::test]
+async fn overlayfs_shows_a_layer_without_a_view() {
+    a_look_is_as_a_view(&Place::new().overlay()).await;
+}
+
+#[tokio::test]
+async fn native_shows_a_layer_without_a_view() {
+    a_look_is_as_a_view(&Place::new().native()).await;
+}
+
 async fn a_damaged_layer_is_made_again(sn: &dyn Snapshotter) {
     layer(sn, "one", None).await;
     let dir = layer(sn, "two", Some("one")).await;
