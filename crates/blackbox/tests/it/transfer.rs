@@ -41,19 +41,21 @@ fn exported(rig: &Rig, archive: &str, args: &[&str]) -> Vec<String> {
     let tries = if rig.daemon.kind() == DaemonKind::Gantryd { 1 } else { TRIES_ON_CONTAINERD };
     for _ in 0..tries {
         rig.client.ok(["images", "export"].iter().chain(args).copied());
-        let list = Command::new("tar").args(["tf", archive]).output().unwrap();
-        if list.status.success() && has_its_end(Path::new(archive)) {
-            return String::from_utf8(list.stdout).unwrap().lines().map(str::to_owned).collect();
+        if let Some(members) = whole(archive) {
+            return members;
         }
     }
     panic!("the end of {archive} is missing");
 }
 
-/// Whether two blocks of zeros end the archive. tar does not mind if they are missing, and with them
-/// members may be that came before.
-fn has_its_end(archive: &Path) -> bool {
-    const END: [u8; 1024] = [0; 1024];
-    fs::read(archive).unwrap().ends_with(&END)
+/// The members of an archive that has its end. What tar says is not enough: an archive that ends
+/// between two members is good to it, and containerd writes these two last.
+fn whole(archive: &str) -> Option<Vec<String>> {
+    let list = Command::new("tar").args(["tf", archive]).output().unwrap();
+    let names = String::from_utf8(list.stdout).unwrap();
+    let members: Vec<String> = names.lines().map(str::to_owned).collect();
+    let ends = ["index.json", "oci-layout"].iter().all(|last| members.iter().any(|m| m == last));
+    (list.status.success() && ends).then_some(members)
 }
 
 fn text(path: &Path) -> String {
