@@ -19,6 +19,7 @@ use gantry_archive::{
 use gantry_content::WriterOptions;
 use gantry_core::{Any, Context, Descriptor, Labels, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_layout::ArchiveOut;
 use gantry_metadata::{ContentWriter, Db};
 use gantry_mount::{Mount, TempMount, TempRoot};
 use gantry_snapshots::LayerOrigin;
@@ -29,7 +30,6 @@ pub use self::chain::Differs;
 pub use self::erofs::ErofsDiffer;
 pub(crate) use self::place::lower_dirs;
 use self::place::{Place, overlay_changes, place};
-use crate::export::ArchiveOut;
 use crate::lease;
 use crate::processors::{self, Processors};
 use crate::unfinished::Unfinished;
@@ -100,10 +100,12 @@ pub struct ApplyRequest {
 /// Applies layers and makes them: [`Differ`], or one in another process.
 #[async_trait]
 pub trait LayerDiffer: Send + Sync + 'static {
-    /// As [`Differ::apply`].
+    /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
+    /// (media type, diff ID, size).
     ///
     /// # Errors
-    /// Unimplemented for a layer it cannot read: the next differ is tried then. Else what failed.
+    /// Unimplemented for a layer it cannot read: the next differ is tried then. NotFound for a missing
+    /// blob; else what failed.
     async fn apply(
         &self,
         ctx: &Context,
@@ -112,10 +114,12 @@ pub trait LayerDiffer: Send + Sync + 'static {
         request: ApplyRequest,
     ) -> Result<Descriptor>;
 
-    /// As [`Differ::diff`].
+    /// Writes the layer that makes `left` into `right` into the content store and describes it.
+    /// A compressed one is labelled with its diff ID.
     ///
     /// # Errors
-    /// Unimplemented for a layer it cannot make: the next differ is tried then. Else what failed.
+    /// Unimplemented for a layer it cannot make: the next differ is tried then. Unavailable while the
+    /// reference is locked; else what failed.
     async fn diff(
         &self,
         ctx: &Context,
@@ -134,7 +138,15 @@ impl LayerDiffer for Differ {
         mounts: &[Mount],
         request: ApplyRequest,
     ) -> Result<Descriptor> {
-        Self::apply(self, ctx, layer, mounts, request).await
+        let reader = self.open(ctx, layer, &request.payloads).await?;
+        let stop = Stop::default();
+        let _stopped = stop.clone().on_drop();
+        let (mounts_of, sync) = (mounts.to_vec(), request.sync);
+        let applied = self.apply_until(reader, Origin::Store, mounts_of, sync, stop).await?;
+        let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
+        let blob = Some(layer.digest.clone());
+        self.db.note_applied(mounts, LayerOrigin { diff_id: applied.diff_id.clone(), blob });
+        Ok(Descriptor::new(media_types::OCI_LAYER, applied.diff_id, size))
     }
 
     async fn diff(
@@ -144,7 +156,23 @@ impl LayerDiffer for Differ {
         right: &[Mount],
         request: DiffRequest,
     ) -> Result<Descriptor> {
-        Self::diff(self, ctx, left, right, request).await
+        let mut media_type = request.media_type.clone();
+        if media_type.is_empty() {
+            media_types::OCI_LAYER_GZIP.clone_into(&mut media_type);
+        }
+        let compression = Compression::of_media_type(&media_type).ok_or_else(|| {
+            Error::unimplemented(format!("unsupported diff media type {media_type:?}"))
+        })?;
+        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
+        let options = DiffOptions {
+            compression,
+            source_date_epoch: request.source_date_epoch,
+            ..DiffOptions::default()
+        };
+        // Once it ends the blob is the caller's to keep, by a lease of theirs or a label.
+        let diffed = own.end(self.diff_into(&ctx, left, right, options, &request).await).await?;
+        let size = i64::try_from(diffed.size).unwrap_or(i64::MAX);
+        Ok(Descriptor::new(media_type, diffed.digest, size))
     }
 }
 
@@ -193,30 +221,6 @@ impl Differ {
         joined(started.await)
     }
 
-    /// Applies the layer `layer` of the content store onto `mounts` and describes the tar within
-    /// (media type, diff ID, size).
-    ///
-    /// # Errors
-    /// NotFound for a missing blob; Unimplemented for a media type that is no layer's; else as
-    /// [`gantry_archive::apply`].
-    pub async fn apply(
-        &self,
-        ctx: &Context,
-        layer: &Descriptor,
-        mounts: &[Mount],
-        request: ApplyRequest,
-    ) -> Result<Descriptor> {
-        let reader = self.open(ctx, layer, &request.payloads).await?;
-        let stop = Stop::default();
-        let _stopped = stop.clone().on_drop();
-        let (mounts_of, sync) = (mounts.to_vec(), request.sync);
-        let applied = self.apply_until(reader, Origin::Store, mounts_of, sync, stop).await?;
-        let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
-        let blob = Some(layer.digest.clone());
-        self.db.note_applied(mounts, LayerOrigin { diff_id: applied.diff_id.clone(), blob });
-        Ok(Descriptor::new(media_types::OCI_LAYER, applied.diff_id, size))
-    }
-
     /// Applies a layer read from `reader` onto `mounts`. When the future is dropped the work ends
     /// at the next bytes read.
     ///
@@ -250,38 +254,6 @@ impl Differ {
             apply_to(reader, &mounts, &temp, sync)
         });
         joined(work.await)
-    }
-
-    /// Writes the layer that makes `left` into `right` into the content store and describes it.
-    /// A compressed one is labelled with its diff ID.
-    ///
-    /// # Errors
-    /// Unimplemented for a media type that is no layer's or that we do not write; Unavailable
-    /// while the reference is locked; else as [`gantry_archive::diff()`].
-    pub async fn diff(
-        &self,
-        ctx: &Context,
-        left: &[Mount],
-        right: &[Mount],
-        request: DiffRequest,
-    ) -> Result<Descriptor> {
-        let mut media_type = request.media_type.clone();
-        if media_type.is_empty() {
-            media_types::OCI_LAYER_GZIP.clone_into(&mut media_type);
-        }
-        let compression = Compression::of_media_type(&media_type).ok_or_else(|| {
-            Error::unimplemented(format!("unsupported diff media type {media_type:?}"))
-        })?;
-        let (ctx, own) = lease::ensure(&self.db, ctx).await?;
-        let options = DiffOptions {
-            compression,
-            source_date_epoch: request.source_date_epoch,
-            ..DiffOptions::default()
-        };
-        // Once it ends the blob is the caller's to keep, by a lease of theirs or a label.
-        let diffed = own.end(self.diff_into(&ctx, left, right, options, &request).await).await?;
-        let size = i64::try_from(diffed.size).unwrap_or(i64::MAX);
-        Ok(Descriptor::new(media_type, diffed.digest, size))
     }
 
     /// Writes the layer that makes `left` into `right` to `out`.

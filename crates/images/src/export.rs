@@ -1,22 +1,17 @@
 //! Exporting images as an archive: an OCI layout that docker loads as well.
 //!
-//! The same images give the same bytes: members are sorted by name, times are zero. Blobs are
-//! streamed from the content store as the archive is read.
+//! The same images give the same bytes: blobs come in the order of their digests. They are streamed
+//! from the content store as the archive is read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 
-use bytes::Bytes;
-use gantry_archive::tar;
-use gantry_core::image::{Document, Index, Manifest, blob_path};
+use gantry_core::image::{ArchivedImage, Document, Manifest, blob_path};
 use gantry_core::platforms::{self, Matcher};
 use gantry_core::{Context, Descriptor, Digest, Reference, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_layout::{ArchiveOut, ArchiveWriter, named};
 use gantry_metadata::{Content, Db, Resource};
-use serde::Serialize;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::import::{NAME, REF_NAME};
 use crate::lease;
 use crate::progress::{ProgressSink, Reporter, Stage};
 use crate::read::{is_attestation, platform_of, read_parsed};
@@ -26,31 +21,6 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// Manifests and indexes one export may reach.
 const DOCUMENT_COUNT_MAX: usize = 100_000;
-
-/// Where an archive or a layer is written to, in pieces that are large where there is much.
-pub trait ArchiveOut: Send {
-    /// Writes `bytes`.
-    ///
-    /// # Errors
-    /// Whatever keeps them from being written; what was written is of no use then.
-    fn put(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
-
-    /// Waits until everything is written.
-    ///
-    /// # Errors
-    /// As [`ArchiveOut::put`].
-    fn flush(&mut self) -> impl Future<Output = Result<()>> + Send;
-}
-
-impl<W: AsyncWrite + Send + Unpin> ArchiveOut for W {
-    async fn put(&mut self, bytes: Bytes) -> Result<()> {
-        self.write_all(&bytes).await.context(|| "write the archive")
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        AsyncWriteExt::flush(self).await.context(|| "write the archive")
-    }
-}
 
 /// An image to export.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,26 +86,46 @@ async fn export_held(
     let mut index = Vec::new();
     for image in images {
         let manifests = plan.add(&content, ctx, &image.target, options).await?;
-        let mut target = image.target.clone();
-        if let Some(name) = &image.name {
-            target.annotations.insert(NAME.to_owned(), name.clone());
-            if let Some(tag) = Reference::parse(name).ok().and_then(|r| r.tag().map(str::to_owned))
-            {
-                target.annotations.insert(REF_NAME.to_owned(), tag);
-            }
-        }
         plan.name_for_docker(&content, ctx, image, &manifests, options).await?;
-        index.push(target);
+        let target = image.target.clone();
+        index.push(match &image.name {
+            Some(name) => named(target, name),
+            None => target,
+        });
     }
     hold(db, ctx, &plan).await?;
-    let index = Index {
-        schema_version: 2,
-        media_type: media_types::OCI_INDEX.to_owned(),
-        manifests: index,
-        annotations: BTreeMap::new(),
-    };
-    let mut archive = Archive { out };
-    archive.write(&content, ctx, &plan, &index, options).await
+    let mut archive = ArchiveWriter::new(out).await?;
+    for blob in plan.blobs.values() {
+        let mut reporter = Reporter::new(&options.progress, blob, &[]);
+        write_blob(&mut archive, &content, ctx, &blob.digest, &mut reporter).await?;
+        reporter.stage(Stage::Complete);
+    }
+    let docker = plan.docker.into_iter().map(|(_, image)| image);
+    let docker: Vec<ArchivedImage> = docker.filter(|_| !options.skip_docker_manifest).collect();
+    archive.finish(index, &docker).await.map(drop)
+}
+
+async fn write_blob(
+    archive: &mut ArchiveWriter<impl ArchiveOut>,
+    content: &Content,
+    ctx: &Context,
+    digest: &Digest,
+    reporter: &mut Reporter,
+) -> Result<()> {
+    let reader = content.reader(ctx, digest).await?;
+    let size = reader.size();
+    archive.blob(digest, size).await?;
+    let mut at = 0;
+    while at < size {
+        let piece = reader.read_at(at, PIECE_BYTES).await?;
+        if piece.is_empty() {
+            return Err(Error::data_loss(format!("content {digest}: it is cut short")));
+        }
+        at += piece.len() as u64;
+        archive.piece(piece).await?;
+        reporter.bytes(Stage::Exporting, at);
+    }
+    Ok(())
 }
 
 /// Puts what will be read under the lease, so that an image deleted meanwhile still exports.
@@ -156,18 +146,7 @@ struct Plan {
     blobs: BTreeMap<Digest, Descriptor>,
     documents: usize,
     /// docker's images, in order, by manifest digest.
-    docker: Vec<(Digest, DockerItem)>,
-}
-
-/// One image of docker's `manifest.json`.
-#[derive(Debug, Serialize)]
-struct DockerItem {
-    #[serde(rename = "Config")]
-    config: String,
-    #[serde(rename = "RepoTags")]
-    repo_tags: Vec<String>,
-    #[serde(rename = "Layers")]
-    layers: Vec<String>,
+    docker: Vec<(Digest, ArchivedImage)>,
 }
 
 impl Plan {
@@ -274,92 +253,21 @@ impl Plan {
         let Some((_, (target, manifest))) = best else { return Ok(()) };
         let at = self.docker.iter().position(|(digest, _)| *digest == target.digest);
         let at = at.unwrap_or_else(|| {
-            let item = DockerItem {
+            let item = ArchivedImage {
                 config: blob_path(&manifest.config.digest),
-                repo_tags: Vec::new(),
+                names: Vec::new(),
                 layers: manifest.layers.iter().map(|l| blob_path(&l.digest)).collect(),
             };
             self.docker.push((target.digest.clone(), item));
             self.docker.len() - 1
         });
         if let Some(tag) = image.name.as_deref().and_then(docker_tag) {
-            let tags = &mut self.docker[at].1.repo_tags;
+            let tags = &mut self.docker[at].1.names;
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
         }
         Ok(())
-    }
-}
-
-/// Writes members.
-struct Archive<W> {
-    out: W,
-}
-
-impl<W: ArchiveOut> Archive<W> {
-    /// The whole archive, in the order of names.
-    async fn write(
-        &mut self,
-        content: &Content,
-        ctx: &Context,
-        plan: &Plan,
-        index: &Index,
-        options: &ExportOptions,
-    ) -> Result<()> {
-        self.put(&tar::dir_header("blobs")).await?;
-        let mut algorithm = "";
-        for (digest, blob) in &plan.blobs {
-            if digest.algorithm().as_str() != algorithm {
-                algorithm = digest.algorithm().as_str();
-                self.put(&tar::dir_header(&format!("blobs/{algorithm}"))).await?;
-            }
-            let mut reporter = Reporter::new(&options.progress, blob, &[]);
-            self.blob(content, ctx, digest, &mut reporter).await?;
-            reporter.stage(Stage::Complete);
-        }
-        self.file("index.json", &encode(index)?).await?;
-        if !options.skip_docker_manifest && !plan.docker.is_empty() {
-            let items: Vec<&DockerItem> = plan.docker.iter().map(|(_, item)| item).collect();
-            self.file("manifest.json", &encode(&items)?).await?;
-        }
-        self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).await?;
-        self.put(&tar::END).await?;
-        self.out.flush().await
-    }
-
-    async fn blob(
-        &mut self,
-        content: &Content,
-        ctx: &Context,
-        digest: &Digest,
-        reporter: &mut Reporter,
-    ) -> Result<()> {
-        let reader = content.reader(ctx, digest).await?;
-        let size = reader.size();
-        self.put(&tar::file_header(&blob_path(digest), size)).await?;
-        let mut at = 0;
-        while at < size {
-            let piece = reader.read_at(at, PIECE_BYTES).await?;
-            if piece.is_empty() {
-                return Err(Error::data_loss(format!("content {digest}: it is cut short")));
-            }
-            at += piece.len() as u64;
-            self.out.put(piece).await?;
-            reporter.bytes(Stage::Exporting, at);
-        }
-        self.put(tar::padding(size)).await
-    }
-
-    async fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let size = bytes.len() as u64;
-        self.put(&tar::file_header(name, size)).await?;
-        self.put(bytes).await?;
-        self.put(tar::padding(size)).await
-    }
-
-    async fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.put(Bytes::copy_from_slice(bytes)).await
     }
 }
 
@@ -371,11 +279,6 @@ fn docker_tag(name: &str) -> Option<String> {
     let short = locator.strip_prefix("docker.io/").unwrap_or(&locator);
     let short = short.strip_prefix("library/").filter(|s| !s.contains('/')).unwrap_or(short);
     Some(format!("{short}:{tag}"))
-}
-
-fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value)
-        .map_err(|e| Error::internal(format!("encode an archive's index: {e}")))
 }
 
 #[cfg(test)]

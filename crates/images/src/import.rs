@@ -1,12 +1,11 @@
 //! Importing image archives: OCI layouts and docker's.
 //!
-//! An archive is read once, from a stream that may be compressed. Its blobs go into the content
-//! store as they come; what they mean is known at the end, when `oci-layout`, `index.json` and
-//! `manifest.json` have been seen, in whatever order. The outcome is one index over all images of
-//! the archive; names come from its annotations ([`store_images`]).
+//! An archive is read once, from a stream that may be compressed (`gantry-layout`). Its blobs go into
+//! the content store as they come. The outcome is one index over all images of the archive; names come
+//! from its annotations ([`store_images`]).
 
+mod blobs;
 mod docker;
-mod members;
 mod names;
 mod squeeze;
 
@@ -18,8 +17,8 @@ use gantry_core::image::{Document, Index};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, media_types};
 use gantry_errdefs::{Error, Result};
+use gantry_layout::{Archived, Contents};
 use gantry_metadata::Db;
-use serde::Deserialize;
 use tokio::io::AsyncRead;
 
 use crate::content::gc_labels;
@@ -29,12 +28,8 @@ use crate::unpack::unique;
 use crate::{content, lease};
 
 pub use names::{ImageNames, store_images};
-pub(crate) use names::{NAME, REF_NAME};
 
-use members::Archived;
-
-/// The only layout version there is (OCI image spec, image-layout.md).
-const LAYOUT_VERSION: &str = "1.0.0";
+use blobs::Ingests;
 
 /// Manifests and indexes one archive may reach, so that indexes cannot refer to each other
 /// without end.
@@ -92,7 +87,7 @@ async fn import_held(
     reader: impl AsyncRead + Send + Unpin + 'static,
     options: &ImportOptions,
 ) -> Result<Imported> {
-    let archived = members::read(db, ctx, reader).await?;
+    let archived = gantry_layout::read(&Ingests::new(db, ctx), reader).await?;
     let index = index_of(db, ctx, &archived, options.compress).await?;
     label_tree(db, ctx, &index, options).await?;
     let bytes = content::read_document(&db.content(), ctx, &index).await?;
@@ -104,12 +99,6 @@ async fn import_held(
     Ok(Imported { index, manifests })
 }
 
-#[derive(Deserialize)]
-struct Layout {
-    #[serde(rename = "imageLayoutVersion", default)]
-    version: String,
-}
-
 /// The index that the archive's documents describe, stored.
 async fn index_of(
     db: &Db,
@@ -117,27 +106,13 @@ async fn index_of(
     archived: &Archived,
     compress: bool,
 ) -> Result<Descriptor> {
-    if let Some(layout) = &archived.layout {
-        let layout: Layout = serde_json::from_slice(layout)
-            .map_err(|e| Error::invalid_argument(format!("archive member oci-layout: {e}")))?;
-        if layout.version != LAYOUT_VERSION {
-            return Err(Error::invalid_argument(format!(
-                "archive member oci-layout: version {:?} is not {LAYOUT_VERSION}",
-                layout.version
-            )));
+    match archived.contents()? {
+        Contents::Layout(index) => store_document(db, ctx, media_types::OCI_INDEX, index).await,
+        Contents::Docker(images) => {
+            let index = docker::index(db, ctx, images, compress).await?;
+            store_document(db, ctx, media_types::OCI_INDEX, &index).await
         }
-        let index = archived.index.as_ref().ok_or_else(|| {
-            Error::invalid_argument("the archive is an OCI layout without index.json")
-        })?;
-        return store_document(db, ctx, media_types::OCI_INDEX, index).await;
     }
-    let Some(manifest) = &archived.manifest else {
-        return Err(Error::invalid_argument(
-            "the archive is no image: it has neither oci-layout nor manifest.json",
-        ));
-    };
-    let index = docker::index(db, ctx, archived, manifest, compress).await?;
-    store_document(db, ctx, media_types::OCI_INDEX, &index).await
 }
 
 /// Stores a manifest or index, with labels that keep its children.

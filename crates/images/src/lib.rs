@@ -28,7 +28,7 @@ mod verifier;
 
 pub use budget::{Budget, BudgetOptions};
 pub use differ::{ApplyRequest, DiffRequest, Differ, Differs, ErofsDiffer, LayerDiffer};
-pub use export::{ArchiveOut, ExportImage, ExportOptions, export};
+pub use export::{ExportImage, ExportOptions, export};
 pub use import::{ImageNames, ImportOptions, Imported, import, store_images};
 pub use processors::{Processor, Processors};
 pub use progress::{

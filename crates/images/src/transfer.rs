@@ -8,17 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use gantry_core::image::{NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Context, Descriptor, Digest, Labels, Platform};
 use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_layout::ArchiveOut;
 use gantry_metadata::{Db, Image, ImageUpdate};
 use gantry_registry::Resolver;
 use tokio::io::AsyncRead;
 
 use crate::budget::Budget;
-use crate::export::{self, ArchiveOut, ExportImage, ExportOptions};
+use crate::export::{self, ExportImage, ExportOptions};
 use crate::flights::Flights;
-use crate::import::{self, ImportOptions, NAME, REF_NAME};
+use crate::import::{self, ImportOptions};
 use crate::lease;
 use crate::progress::{Counted, Progress, ProgressSink, Stage};
 use crate::pull::DOWNLOADS_MAX_DEFAULT;
@@ -428,10 +430,10 @@ fn archived_names(references: &[ImageReference], target: &Descriptor) -> Vec<Str
 /// The name that annotations give under one prefix. A full name is taken as it is or not at all.
 fn archived_name(prefix: &ImageReference, target: &Descriptor) -> Option<String> {
     let annotation = |key: &str| target.annotations.get(key).filter(|v| !v.is_empty());
-    if let Some(full) = annotation(NAME) {
+    if let Some(full) = annotation(NAME_ANNOTATION) {
         return under_prefix(prefix, full).filter(|name| name == full);
     }
-    under_prefix(prefix, annotation(REF_NAME)?)
+    under_prefix(prefix, annotation(REF_ANNOTATION)?)
 }
 
 /// What a name or a bare tag becomes under a prefix.

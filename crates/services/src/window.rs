@@ -138,7 +138,7 @@ impl DataWriter {
     }
 }
 
-impl gantry_images::ArchiveOut for DataWriter {
+impl gantry_layout::ArchiveOut for DataWriter {
     async fn put(&mut self, bytes: Bytes) -> Result<()> {
         self.write(bytes).await
     }

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use gantry_archive::tar;
-use gantry_core::image::{
-    Document, INDEX_DEPTH_MAX, Index, NAME_ANNOTATION, REF_ANNOTATION, blob_path,
-};
+use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::platforms::Matcher;
-use gantry_core::reference::Reference;
 use gantry_core::{Descriptor, Digest, media_types};
-use gantry_errdefs::{Error, Result, ResultExt};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use gantry_errdefs::{Error, Result};
+use gantry_layout::{ArchiveWriter, named};
+use tokio::io::AsyncWrite;
 
 use super::matcher;
 use crate::client::Client;
@@ -31,32 +28,19 @@ pub(crate) async fn export(
     let content = client.content();
     let (mut blobs, mut manifests) = (BTreeSet::new(), Vec::new());
     for name in images {
-        let mut target = client.images().get(name).await?.target;
+        let target = client.images().get(name).await?.target;
         collect(&content, &target, &matcher, options, &mut blobs).await?;
-        target.annotations.insert(NAME_ANNOTATION.to_owned(), name.clone());
-        let tag = Reference::parse(name).ok().and_then(|r| r.tag().map(str::to_owned));
-        if let Some(tag) = tag {
-            target.annotations.insert(REF_ANNOTATION.to_owned(), tag);
-        }
-        manifests.push(target);
+        manifests.push(named(target, name));
     }
-    let index = Index {
-        schema_version: 2,
-        media_type: media_types::OCI_INDEX.to_owned(),
-        manifests,
-        annotations: Default::default(),
-    };
-    let index = serde_json::to_vec(&index)
-        .map_err(|e| Error::internal(format!("encoding an archive's index: {e}")))?;
-    let mut out = Archive { out: archive, size: 0 };
+    let mut archive = ArchiveWriter::new(archive).await?;
     for digest in &blobs {
-        out.blob(&content, digest).await?;
+        archive.blob(digest, content.info(digest).await?.size.unsigned_abs()).await?;
+        let mut reader = content.reader(digest, 0).await?;
+        while let Some(piece) = reader.next().await? {
+            archive.piece(piece).await?;
+        }
     }
-    out.file("index.json", &index).await?;
-    out.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).await?;
-    out.put(&tar::END).await?;
-    out.out.flush().await.context(|| "writing the archive")?;
-    Ok(out.size)
+    archive.finish(manifests, &[]).await
 }
 
 /// Adds all that `target` leads to; of platforms that were not asked for, what is there.
@@ -94,35 +78,4 @@ async fn collect(
         blobs.insert(next.digest);
     }
     Ok(())
-}
-
-/// Writes members and counts bytes.
-struct Archive<'a, W> {
-    out: &'a mut W,
-    size: u64,
-}
-
-impl<W: AsyncWrite + Unpin + Send> Archive<'_, W> {
-    async fn blob(&mut self, content: &Content, digest: &Digest) -> Result<()> {
-        let size = content.info(digest).await?.size.unsigned_abs();
-        let name = blob_path(digest);
-        self.put(&tar::file_header(&name, size)).await?;
-        let mut reader = content.reader(digest, 0).await?;
-        while let Some(piece) = reader.next().await? {
-            self.put(&piece).await?;
-        }
-        self.put(tar::padding(size)).await
-    }
-
-    async fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let size = bytes.len() as u64;
-        self.put(&tar::file_header(name, size)).await?;
-        self.put(bytes).await?;
-        self.put(tar::padding(size)).await
-    }
-
-    async fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.size += bytes.len() as u64;
-        self.out.write_all(bytes).await.context(|| "writing the archive")
-    }
 }

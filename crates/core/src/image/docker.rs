@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_errdefs::{Error, Result, ResultExt};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ImageConfig, Manifest, NAME_ANNOTATION, REF_ANNOTATION};
 use crate::{Descriptor, Platform, media_types, reference};
@@ -12,7 +12,7 @@ use crate::{Descriptor, Platform, media_types, reference};
 const IMAGE_COUNT_MAX: usize = 10_000;
 
 /// One image of an archive. Its parts are named by the archive's members.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchivedImage {
     /// The member with the image config.
     #[serde(rename = "Config", default)]

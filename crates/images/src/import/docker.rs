@@ -1,14 +1,14 @@
-//! docker's archives: `manifest.json` with configs and layers beside it.
+//! Manifests for the images of docker's archives.
 
 use std::collections::BTreeMap;
 
 use gantry_archive::Compression;
-use gantry_core::image::{ArchivedImage, ImageConfig, Index};
+use gantry_core::image::{ImageConfig, Index};
 use gantry_core::{Context, Descriptor, media_types};
 use gantry_errdefs::{Error, Result};
+use gantry_layout::DockerImage;
 use gantry_metadata::Db;
 
-use super::members::{Archived, Stored};
 use super::{squeeze, store_document};
 use crate::content::read_document;
 
@@ -20,13 +20,12 @@ use crate::content::read_document;
 pub(super) async fn index(
     db: &Db,
     ctx: &Context,
-    archived: &Archived,
-    manifest: &[u8],
+    images: Vec<DockerImage>,
     compress: bool,
 ) -> Result<Vec<u8>> {
     let mut manifests = Vec::new();
-    for image in ArchivedImage::parse_all(manifest)? {
-        manifests.extend(entries(db, ctx, archived, &image, compress).await?);
+    for image in images {
+        manifests.extend(entries(db, ctx, image, compress).await?);
     }
     let index = Index {
         schema_version: 2,
@@ -40,41 +39,19 @@ pub(super) async fn index(
 async fn entries(
     db: &Db,
     ctx: &Context,
-    archived: &Archived,
-    image: &ArchivedImage,
+    mut image: DockerImage,
     compress: bool,
 ) -> Result<Vec<Descriptor>> {
-    let find = |what: &str, name: &str| {
-        archived.blob(name).ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "archive member manifest.json: {what} {name:?} is not in the archive"
-            ))
-        })
-    };
-    let config = described(find("config", &image.config)?, media_types::DOCKER_CONFIG);
-    let bytes = read_document(&db.content(), ctx, &config).await?;
-    let parsed = ImageConfig::parse(&config.digest, &bytes)?;
-    let mut layers = Vec::new();
-    for name in &image.layers {
-        let mut stored = find("layer", name)?.clone();
-        if compress && Compression::of_magic(&stored.head) == Compression::None {
-            stored = squeeze::gzip(db, ctx, &stored).await?;
+    let bytes = read_document(&db.content(), ctx, &image.config).await?;
+    let parsed = ImageConfig::parse(&image.config.digest, &bytes)?;
+    if compress {
+        for layer in image.layers.iter_mut().filter(|l| l.compression == Compression::None) {
+            *layer = squeeze::gzip(db, ctx, layer).await?;
         }
-        let compression = Compression::of_magic(&stored.head);
-        layers.push(described(
-            &stored,
-            &compression.layer_type_like(media_types::DOCKER_LAYER, false),
-        ));
     }
-    let manifest = image.manifest(config, &parsed, layers)?;
-    let bytes = encode(&manifest)?;
+    let bytes = encode(&image.manifest(&parsed)?)?;
     let target = store_document(db, ctx, media_types::DOCKER_MANIFEST, &bytes).await?;
     image.entries(target, &parsed)
-}
-
-fn described(stored: &Stored, media_type: &str) -> Descriptor {
-    let size = i64::try_from(stored.size).unwrap_or(i64::MAX);
-    Descriptor::new(media_type, stored.digest.clone(), size)
 }
 
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>> {

@@ -1,16 +1,11 @@
 //! Names of imported images.
 
+use gantry_core::image::{NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::{Context, Descriptor, Labels};
 use gantry_errdefs::Result;
 use gantry_metadata::{Db, Image, ImageUpdate};
 
 use super::Imported;
-
-/// Annotation with the full name of an image.
-pub(crate) const NAME: &str = gantry_core::image::NAME_ANNOTATION;
-
-/// Annotation with the name of an image within its archive, often a bare tag.
-pub(crate) const REF_NAME: &str = gantry_core::image::REF_ANNOTATION;
 
 /// How the images of an archive are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +26,7 @@ impl ImageNames {
     /// The names of one entry of the index.
     fn of(&self, target: &Descriptor) -> Vec<String> {
         let mut names = Vec::new();
-        if let Some(full) = target.annotations.get(NAME) {
+        if let Some(full) = target.annotations.get(NAME_ANNOTATION) {
             let fits = match &self.prefix {
                 Some(prefix) if self.only_prefix => has_prefix(full, prefix),
                 _ => true,
@@ -39,7 +34,7 @@ impl ImageNames {
             if fits {
                 names.push(full.clone());
             }
-        } else if let Some(name) = target.annotations.get(REF_NAME) {
+        } else if let Some(name) = target.annotations.get(REF_ANNOTATION) {
             names.extend(self.complete(name));
         }
         if self.digests
@@ -140,9 +135,9 @@ mod tests {
     #[test]
     fn names_come_from_annotations() {
         let plain = ImageNames::default();
-        let both = target(&[(NAME, "docker.io/library/a:1"), (REF_NAME, "1")]);
+        let both = target(&[(NAME_ANNOTATION, "docker.io/library/a:1"), (REF_ANNOTATION, "1")]);
         assert_eq!(plain.of(&both), ["docker.io/library/a:1"]);
-        assert_eq!(plain.of(&target(&[(REF_NAME, "1")])), ["1"]);
+        assert_eq!(plain.of(&target(&[(REF_ANNOTATION, "1")])), ["1"]);
         assert!(plain.of(&target(&[])).is_empty());
     }
 
@@ -150,13 +145,13 @@ mod tests {
     fn a_prefix_completes_tags_and_may_filter() {
         let mut names =
             ImageNames { prefix: Some("example.com/a".into()), ..ImageNames::default() };
-        assert_eq!(names.of(&target(&[(REF_NAME, "1")])), ["example.com/a:1"]);
-        let other = target(&[(NAME, "docker.io/library/b:1")]);
+        assert_eq!(names.of(&target(&[(REF_ANNOTATION, "1")])), ["example.com/a:1"]);
+        let other = target(&[(NAME_ANNOTATION, "docker.io/library/b:1")]);
         assert_eq!(names.of(&other), ["docker.io/library/b:1"]);
         names.only_prefix = true;
         assert!(names.of(&other).is_empty());
-        assert!(names.of(&target(&[(NAME, "example.com/ab:1")])).is_empty());
-        assert_eq!(names.of(&target(&[(NAME, "example.com/a/b:1")])).len(), 1);
+        assert!(names.of(&target(&[(NAME_ANNOTATION, "example.com/ab:1")])).is_empty());
+        assert_eq!(names.of(&target(&[(NAME_ANNOTATION, "example.com/a/b:1")])).len(), 1);
         names.digests = true;
         let digest = Digest::of(b"x");
         assert_eq!(names.of(&other), [format!("example.com/a@{digest}")]);

@@ -6,9 +6,9 @@ use gantry_archive::{Compression, Compressor};
 use gantry_content::WriterOptions;
 use gantry_core::{Context, Labels};
 use gantry_errdefs::{Result, ResultExt};
+use gantry_layout::Stored;
 use gantry_metadata::Db;
 
-use super::members::Stored;
 use crate::content;
 use crate::differ::{LABEL_UNCOMPRESSED, Pieces, joined, store_pieces};
 use crate::unfinished::Unfinished;
@@ -46,6 +46,5 @@ pub(super) async fn gzip(db: &Db, ctx: &Context, plain: &Stored) -> Result<Store
         }
         committed => drop(committed?),
     }
-    let head = content.reader(ctx, &digest).await?.read_at(0, Compression::MAGIC_LEN).await?;
-    Ok(Stored { digest, size, head: head.to_vec() })
+    Ok(Stored { digest, size, compression: Compression::Gzip })
 }

@@ -3,6 +3,7 @@
 use gantry_archive::Compression;
 use gantry_core::{Context, Descriptor, Digest, Labels, media_types};
 use gantry_errdefs::{Error, Result, ResultExt};
+use gantry_layout::ArchiveOut;
 use gantry_metadata::Snapshots;
 use gantry_mount::Mount;
 use gantry_snapshots::{CommitOptions, Kind, LayerOrigin};
@@ -10,7 +11,6 @@ use tokio::io::AsyncRead;
 use tokio_util::io::SyncIoBridge;
 
 use super::Transfer;
-use crate::export::ArchiveOut;
 use crate::lease;
 use crate::progress::{Counted, Progress, ProgressSink, Stage};
 use crate::unpack::unique;

@@ -23,20 +23,24 @@ fn archives_are_named_by_annotation_and_prefix() {
     let skipping = ImageReference { skip_named_digest: true, ..digests.clone() };
     let overwriting = ImageReference { allow_overwrite: true, ..prefix("r.io/a") };
     let cases: Vec<Case<'_>> = vec![
-        (&[(REF_NAME, "v1")], prefix("r.io/a"), vec!["r.io/a:v1"]),
-        (&[(REF_NAME, "v1")], prefix(""), vec![]),
-        (&[(REF_NAME, "r.io/a:v2")], prefix("r.io/a"), vec!["r.io/a:v2"]),
-        (&[(REF_NAME, "r.io/ab:v2")], prefix("r.io/a"), vec![]),
-        (&[(REF_NAME, "r.io/ab:v2")], overwriting.clone(), vec!["r.io/ab:v2"]),
-        (&[(NAME, "q.io/x:1"), (REF_NAME, "1")], prefix("r.io/a"), vec![]),
-        (&[(NAME, "q.io/x:1"), (REF_NAME, "1")], overwriting, vec!["q.io/x:1"]),
-        (&[(NAME, "r.io/a:2"), (REF_NAME, "1")], prefix("r.io/a"), vec!["r.io/a:2"]),
-        (&[(NAME, "v1")], digests.clone(), vec![&digest]),
+        (&[(REF_ANNOTATION, "v1")], prefix("r.io/a"), vec!["r.io/a:v1"]),
+        (&[(REF_ANNOTATION, "v1")], prefix(""), vec![]),
+        (&[(REF_ANNOTATION, "r.io/a:v2")], prefix("r.io/a"), vec!["r.io/a:v2"]),
+        (&[(REF_ANNOTATION, "r.io/ab:v2")], prefix("r.io/a"), vec![]),
+        (&[(REF_ANNOTATION, "r.io/ab:v2")], overwriting.clone(), vec!["r.io/ab:v2"]),
+        (&[(NAME_ANNOTATION, "q.io/x:1"), (REF_ANNOTATION, "1")], prefix("r.io/a"), vec![]),
+        (&[(NAME_ANNOTATION, "q.io/x:1"), (REF_ANNOTATION, "1")], overwriting, vec!["q.io/x:1"]),
+        (
+            &[(NAME_ANNOTATION, "r.io/a:2"), (REF_ANNOTATION, "1")],
+            prefix("r.io/a"),
+            vec!["r.io/a:2"],
+        ),
+        (&[(NAME_ANNOTATION, "v1")], digests.clone(), vec![&digest]),
         (&[], prefix("r.io/a"), vec![]),
         (&[], digests.clone(), vec![&digest]),
         (&[], skipping.clone(), vec![&digest]),
-        (&[(REF_NAME, "v1")], digests.clone(), vec!["r.io/a:v1", &digest]),
-        (&[(REF_NAME, "v1")], skipping.clone(), vec!["r.io/a:v1"]),
+        (&[(REF_ANNOTATION, "v1")], digests.clone(), vec!["r.io/a:v1", &digest]),
+        (&[(REF_ANNOTATION, "v1")], skipping.clone(), vec!["r.io/a:v1"]),
     ];
     for (annotations, reference, want) in cases {
         let names = archived_names(std::slice::from_ref(&reference), &target(annotations));

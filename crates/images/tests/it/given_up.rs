@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gantry_core::Labels;
 use gantry_core::platforms::Matcher;
-use gantry_images::{DiffRequest, ImportOptions, import};
+use gantry_images::{DiffRequest, ImportOptions, LayerDiffer, import};
 
 use crate::archives::{docker_archive, layout};
 use crate::support::{Fixture, Image, layer};

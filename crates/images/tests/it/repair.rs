@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels};
-use gantry_images::ApplyRequest;
+use gantry_images::{ApplyRequest, LayerDiffer};
 use gantry_metadata::{BadLayer, BlobScan, LayerScan};
 use gantry_snapshots::CommitOptions;
 

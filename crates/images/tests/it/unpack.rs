@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_core::platforms::Matcher;
 use gantry_core::{Digest, Labels};
-use gantry_images::{ApplyRequest, DiffRequest, LayerSource, LayerTask};
+use gantry_images::{ApplyRequest, DiffRequest, LayerDiffer, LayerSource, LayerTask};
 use gantry_snapshots::CommitOptions;
 
 use crate::support::{Fixture, Image, layer};

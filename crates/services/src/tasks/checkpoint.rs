@@ -9,7 +9,7 @@ use gantry_api::containerd::services::tasks::v1 as wire;
 use gantry_content::WriterOptions;
 use gantry_core::{Context, Descriptor, Digest, Labels, media_types};
 use gantry_errdefs::{Error, Result, ResultExt as _};
-use gantry_images::DiffRequest;
+use gantry_images::{DiffRequest, LayerDiffer};
 use gantry_mount::{Mount, TempRoot};
 use prost::Message as _;
 

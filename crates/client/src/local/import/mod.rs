@@ -1,18 +1,17 @@
 //! Import by this program: an OCI layout, or what docker saves, as a tar archive, compressed or
-//! not.
-//!
-//! Blobs go into the content store as they come; what they mean is known at the end, when
-//! `index.json` and `manifest.json` have been seen, in whatever order.
+//! not (`gantry-layout`). Blobs go into the content store as they come.
 
+mod blobs;
 mod docker;
-mod members;
 
 use gantry_core::image::{Document, INDEX_DEPTH_MAX, Index, NAME_ANNOTATION, REF_ANNOTATION};
 use gantry_core::platforms::Matcher;
 use gantry_core::{Descriptor, Digest};
 use gantry_errdefs::{Error, Result};
+use gantry_layout::Contents;
 use tokio::io::AsyncRead;
 
+use self::blobs::Ingests;
 use super::gc_labels;
 use crate::client::Client;
 use crate::image::Image;
@@ -39,14 +38,15 @@ async fn import_leased(
     archive: impl AsyncRead + Unpin + Send + 'static,
     options: &ImportOptions,
 ) -> Result<Vec<ImageRecord>> {
-    let archived = members::read(client, archive).await?;
-    // Docker's newer archives are both: a layout says more.
-    let images = match (&archived.index, &archived.manifest) {
-        (Some(bytes), _) => Index::parse(&Digest::of(bytes), bytes)?.manifests,
-        (None, Some(bytes)) => docker::images(client, &archived, bytes).await?,
-        (None, None) => {
-            let why = "archive: no image: it has neither index.json nor manifest.json";
-            return Err(Error::invalid_argument(why));
+    let archived = gantry_layout::read(&Ingests::new(client), archive).await?;
+    let images = match archived.contents()? {
+        Contents::Layout(bytes) => Index::parse(&Digest::of(bytes), bytes)?.manifests,
+        Contents::Docker(images) => {
+            let mut entries = Vec::new();
+            for image in &images {
+                entries.extend(docker::entries(client, image).await?);
+            }
+            entries
         }
     };
     let mut records = Vec::new();
