@@ -80,6 +80,9 @@ enum Command {
     /// Manage content
     #[command(subcommand)]
     Content(cmd::content::Command),
+    /// Show what is used that is going away
+    #[command(visible_alias = "deprecation", subcommand)]
+    Deprecations(cmd::version::Deprecations),
     /// Show, and fix, what is orphaned or damaged
     Doctor(cmd::doctor::Flags),
     /// Show events as they happen
@@ -94,6 +97,9 @@ enum Command {
     /// Manage namespaces
     #[command(visible_aliases = ["ns", "namespace"], subcommand)]
     Namespaces(cmd::namespaces::Command),
+    /// Print what OCI documents begin as
+    #[command(subcommand)]
+    Oci(cmd::oci::Command),
     /// Run a container
     Run(Box<cmd::run::Flags>),
     /// Manage shims, the processes behind tasks
@@ -138,11 +144,13 @@ impl Command {
             Self::Plugins(c) => c.execute(session).await,
             Self::Containers(c) => c.execute(session).await,
             Self::Content(c) => c.execute(session).await,
+            Self::Deprecations(c) => c.execute(session).await,
             Self::Doctor(f) => f.execute(session).await,
             Self::Events(f) => f.execute(session).await,
             Self::Images(c) => c.execute(session).await,
             Self::Leases(c) => c.execute(session).await,
             Self::Namespaces(c) => c.execute(session).await,
+            Self::Oci(c) => c.execute(session),
             Self::Run(f) => f.execute(session).await,
             Self::Shims(c) => c.execute(session).await,
             Self::Snapshots(g) => g.execute(session).await,

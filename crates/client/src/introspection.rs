@@ -1,5 +1,7 @@
 //! What the daemon is made of.
 
+use std::time::SystemTime;
+
 use gantry_api::Payload as _;
 use gantry_api::containerd::services::introspection::v1 as wire;
 use gantry_api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
@@ -8,7 +10,7 @@ use gantry_core::{Any, Labels, Platform};
 use gantry_errdefs::{Error, Result};
 
 use crate::client::{handle, service};
-use crate::convert::{any, any_out, labels, platform, required, status};
+use crate::convert::{any, any_out, labels, platform, required, status, time_of};
 
 handle! {
     /// The introspection service: plugins and the server's identity.
@@ -43,8 +45,19 @@ pub struct ServerInfo {
     pub pid: u64,
     /// Inode of its pid namespace; 0 when the daemon does not tell.
     pub pidns: u64,
-    /// Deprecated features in use, as (id, message).
-    pub deprecations: Vec<(String, String)>,
+    /// Deprecated features in use.
+    pub deprecations: Vec<Deprecation>,
+}
+
+/// A deprecated feature that someone uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deprecation {
+    /// Its id, such as `io.containerd.deprecation/pull-schema-1-image`.
+    pub id: String,
+    /// What to do about it.
+    pub message: String,
+    /// When it was used last, where the daemon tells.
+    pub last_occurrence: Option<SystemTime>,
 }
 
 /// What a runtime's shim says of itself.
@@ -89,7 +102,12 @@ impl Introspection {
             .await
             .map_err(status)?
             .into_inner();
-        let deprecations = answer.deprecations.into_iter().map(|d| (d.id, d.message)).collect();
+        let deprecation = |d: wire::DeprecationWarning| Deprecation {
+            id: d.id,
+            message: d.message,
+            last_occurrence: d.last_occurrence.as_ref().map(time_of),
+        };
+        let deprecations = answer.deprecations.into_iter().map(deprecation).collect();
         Ok(ServerInfo { uuid: answer.uuid, pid: answer.pid, pidns: answer.pidns, deprecations })
     }
 

@@ -93,7 +93,7 @@ pub use gantry_registry::{HostStep, HttpLog, Step as RegistryStep, TlsFiles};
 pub use image::{Image, ImageUsage};
 pub use image_convert::ConvertOptions;
 pub use images::{ImageRecord, Images};
-pub use introspection::{Introspection, PluginRecord, RuntimeInfo, ServerInfo};
+pub use introspection::{Deprecation, Introspection, PluginRecord, RuntimeInfo, ServerInfo};
 pub use io::{FifoSet, Output, Stdio, Streams};
 pub use leases::{Lease, LeaseGuard, LeaseOptions, Leases};
 pub use local::explain::{Explained, explain_pull};

@@ -1,6 +1,11 @@
 //! Records: containers, leases, namespaces, plugins, version.
 
-use crate::rig::{Rig, rows};
+use std::collections::BTreeSet;
+
+use gantry_testkit::{Ctr, DaemonKind};
+use serde_json::Value;
+
+use crate::rig::{Client, Rig, rows};
 
 scenarios!(containers, leases, namespaces, namespaces_are_apart, plugins_and_version);
 
@@ -9,8 +14,7 @@ fn containers(rig: &mut Rig) {
     rig.client.ok(["containers", "create", "--label", "colour=blue", &image, "c1", "true"]);
     let list = rows(&rig.client.ok(["containers", "ls"]));
     assert_eq!(list[0], ["c1", &image, "io.containerd.runc.v2"]);
-    let info: serde_json::Value =
-        serde_json::from_str(&rig.client.ok(["containers", "info", "c1"])).unwrap();
+    let info: Value = serde_json::from_str(&rig.client.ok(["containers", "info", "c1"])).unwrap();
     assert_eq!(info["ID"], "c1");
     assert_eq!(info["Labels"]["colour"], "blue");
     assert_eq!(info["Spec"]["process"]["args"][0], "true");
@@ -85,4 +89,34 @@ fn plugins_and_version(rig: &mut Rig) {
     }
     let version = rig.client.ok(["version"]);
     assert!(version.contains("Client:") && version.contains("Server:"), "{version}");
+}
+
+/// The default spec, beside that of containerd 2's client.
+#[test]
+fn root_the_default_spec_is_printed() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let spec = |client: &Ctr| -> Value {
+        serde_json::from_str(&client.ok(["oci", "spec"])).expect("a spec")
+    };
+    let (ours, theirs) = (spec(&rig.client), spec(&rig.daemon.ctr2()));
+    for part in ["namespaces", "maskedPaths", "readonlyPaths", "cgroupsPath"] {
+        assert_eq!(ours["linux"][part], theirs["linux"][part], "{part}");
+    }
+    assert_eq!(ours["mounts"], theirs["mounts"]);
+    let capabilities = |spec: &Value| -> BTreeSet<String> {
+        let all = spec["process"]["capabilities"]["bounding"].as_array().expect("a set").iter();
+        all.map(|name| name.as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(capabilities(&ours), capabilities(&theirs));
+    assert_eq!(spec(&rig.client), ours);
+}
+
+#[test]
+fn root_deprecations_are_listed() {
+    let rig = Rig::new(DaemonKind::Gantryd, Client::Gantry);
+    let list = rig.client.ok(["deprecations", "list"]);
+    assert_eq!(
+        list.split_whitespace().collect::<Vec<_>>(),
+        ["ID", "LAST", "OCCURRENCE", "MESSAGE"]
+    );
 }

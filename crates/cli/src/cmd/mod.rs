@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;
 pub(crate) mod namespaces;
+pub(crate) mod oci;
 pub(crate) mod plugins;
 pub(crate) mod resources;
 pub(crate) mod run;

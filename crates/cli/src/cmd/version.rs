@@ -1,9 +1,11 @@
-//! `version` and `info`.
+//! `version`, `info` and `deprecations`.
 
+use clap::Subcommand;
+use gantry_core::timestamp;
 use gantry_errdefs::Result;
 use serde_json::json;
 
-use crate::output::{self, Format};
+use crate::output::{self, Format, Table};
 use crate::session::Session;
 
 /// Shows the versions of client and daemon.
@@ -34,7 +36,10 @@ pub(crate) async fn info(session: &Session) -> Result<u8> {
     let deprecations: Vec<_> = info
         .deprecations
         .iter()
-        .map(|(id, message)| json!({"id": id, "message": message}))
+        .map(|d| {
+            let last = d.last_occurrence.map(timestamp::format);
+            json!({"id": d.id, "message": d.message, "last_occurrence": last})
+        })
         .collect();
     let mut server = json!({"uuid": info.uuid, "pid": info.pid, "pidns": info.pidns});
     if !deprecations.is_empty() {
@@ -42,4 +47,25 @@ pub(crate) async fn info(session: &Session) -> Result<u8> {
     }
     output::json(&json!({"server": server}));
     Ok(0)
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deprecations {
+    /// List what the daemon was asked for that is going away
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+impl Deprecations {
+    pub(crate) async fn execute(self, session: &Session) -> Result<u8> {
+        let Self::List = self;
+        let info = session.client.introspection().server().await?;
+        let mut table = Table::wide(&["ID", "LAST OCCURRENCE", "MESSAGE"]);
+        for d in info.deprecations {
+            let last = d.last_occurrence.map_or_else(|| "-".to_owned(), timestamp::format);
+            table.row([d.id.into(), last.into(), d.message.into()]);
+        }
+        table.print(session.format);
+        Ok(0)
+    }
 }
