@@ -7,13 +7,13 @@ use gantry_api::containerd::services::containers::v1 as wire;
 use gantry_api::containerd::services::containers::v1::containers_client::ContainersClient;
 use gantry_core::{Any, Labels};
 use gantry_errdefs::{Error, Result};
-use gantry_oci::Spec;
+use gantry_oci::{Spec, UserDatabase};
 
 use crate::cancel::to_its_end;
 use crate::client::{Client, handle, service};
 use crate::convert::{any, any_out, label_map, label_mask, labels, required, status, time};
 use crate::image::Image;
-use crate::typeurl;
+use crate::{rootfs, typeurl};
 
 handle! {
     /// The containers service: what should run, and how.
@@ -189,6 +189,24 @@ impl Container {
         let missing = || Error::not_found(format!("spec of container {:?}", self.record.id));
         let spec = self.record.spec.as_ref().ok_or_else(missing)?;
         gantry_oci::from_json(&spec.value)
+    }
+
+    /// The users and groups of its root filesystem as it is now, on this machine, whether the container
+    /// runs or not.
+    ///
+    /// # Errors
+    /// NotFound when its snapshot is gone; those of mounting it, unless its root is a directory of this
+    /// machine; as [`UserDatabase::from_rootfs`].
+    pub async fn users(&self) -> Result<UserDatabase> {
+        let record = &self.record;
+        if !record.snapshot_key.is_empty() {
+            let snapshots = self.client.snapshots(&record.snapshotter);
+            return rootfs::users(&snapshots.mounts(&record.snapshot_key).await?).await;
+        }
+        match self.spec()?.root() {
+            Some(root) if root.path().is_absolute() => rootfs::users_of(root.path().clone()).await,
+            _ => Ok(UserDatabase::default()),
+        }
     }
 
     /// Reads the record anew.

@@ -64,6 +64,11 @@ pub async fn users(mounts: &[Mount]) -> Result<UserDatabase> {
     .await
 }
 
+/// Reads the users of the root filesystem that is this directory.
+pub(crate) async fn users_of(root: PathBuf) -> Result<UserDatabase> {
+    blocking(move || UserDatabase::from_rootfs(&root)).await
+}
+
 /// Gives every file in `mounts` to the ids on the host that its own stand for.
 pub(crate) async fn remap(mounts: &[Mount], uids: Vec<IdMap>, gids: Vec<IdMap>) -> Result<()> {
     let mounts = converted(mounts);

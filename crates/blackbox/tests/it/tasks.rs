@@ -1,5 +1,7 @@
 //! Tasks: exec, ps, metrics, pause and resume, kill, delete, events in order.
 
+use std::fs;
+
 use gantry_testkit::{DaemonKind, eventually};
 
 use crate::rig::{Rig, rows};
@@ -8,6 +10,8 @@ scenarios!(
     exec_gives_output_and_code,
     exec_reads_its_stdin_to_the_end,
     exec_on_a_terminal,
+    exec_as_a_user,
+    exec_in_a_directory,
     many_execs_at_once,
     processes_are_listed,
     metrics_are_shown,
@@ -53,6 +57,49 @@ fn exec_on_a_terminal(rig: &mut Rig) {
     terminal.send("tty; exit 4\n");
     terminal.wait_for("/dev/pts/");
     assert_eq!(terminal.wait(), 4);
+    rig.remove("c1");
+}
+
+/// Users are those of the container as it is now, not of its image.
+fn exec_as_a_user(rig: &mut Rig) {
+    let image = rig.busybox();
+    rig.sleeper(&image, "c1");
+    let add = "mkdir -p /etc; echo amy:x:1234:77::/:/bin/sh >> /etc/passwd; \
+               echo crew:x:88: >> /etc/group";
+    rig.client.ok(["tasks", "exec", "--exec-id", "e1", "c1", "sh", "-c", add]);
+    let ids = |user: &str| {
+        let args = ["tasks", "exec", "--exec-id", "e2", "--user", user, "c1"];
+        rig.client.run(args.into_iter().chain(["sh", "-c", "echo `id -u` `id -g`"]))
+    };
+    for (user, wanted) in [
+        ("amy", "1234 77\n"),
+        ("1234", "1234 77\n"),
+        ("amy:crew", "1234 88\n"),
+        ("55:66", "55 66\n"),
+    ] {
+        let got = ids(user);
+        assert_eq!((got.stdout.as_str(), got.code), (wanted, 0), "{user}: {}", got.stderr);
+    }
+    assert_ne!(ids("nobody-there").code, 0);
+    rig.remove("c1");
+    rig.daemon.assert_clean();
+}
+
+/// A directory of the host as the root filesystem, and its users.
+fn exec_in_a_directory(rig: &mut Rig) {
+    let root = rig.scratch("root");
+    for dir in ["bin", "etc", "proc", "sys", "dev", "run"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for name in ["sh", "sleep", "id"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "amy:x:1234:77::/:/bin/sh\n").unwrap();
+    let root = root.to_str().unwrap();
+    rig.client.ok(["run", "-d", "--rootfs", root, "c1", "/bin/sleep", "1000"]);
+    let exec = ["tasks", "exec", "--exec-id", "e1", "--user", "amy", "c1", "/bin/id", "-u"];
+    assert_eq!(rig.client.ok(exec), "1234\n");
     rig.remove("c1");
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct ExecFlags {
     /// Output goes to this URI
     #[arg(long, value_name = "URI")]
     log_uri: Option<String>,
-    /// User, number[:group]
+    /// User, name or number, with or without :group
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Container
@@ -280,8 +280,7 @@ impl ExecFlags {
             process.set_cwd(directory);
         }
         if let Some(user) = &self.user {
-            // Inside a running container there is no database to read safely; numbers need none.
-            let user = gantry_client::oci::UserDatabase::default().resolve(user)?;
+            let user = container.users().await?.resolve(user)?;
             let mut ids = gantry_client::oci::runtime::User::default();
             ids.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups));
             process.set_user(ids);
