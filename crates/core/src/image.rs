@@ -237,6 +237,16 @@ impl Manifest {
 }
 
 impl Index {
+    /// An OCI index with these entries.
+    pub fn over(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: media_types::OCI_INDEX.to_owned(),
+            manifests,
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// Reads an index; `digest` is for errors.
     ///
     /// # Errors

@@ -1,12 +1,11 @@
 //! Writing an archive.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 
 use bytes::Bytes;
 use gantry_archive::tar;
 use gantry_core::image::{ArchivedImage, Index, NAME_ANNOTATION, REF_ANNOTATION, blob_path};
-use gantry_core::{Descriptor, Digest, Reference, media_types};
+use gantry_core::{Descriptor, Digest, Reference};
 use gantry_errdefs::{Error, Result, ResultExt};
 use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -112,13 +111,7 @@ impl<W: ArchiveOut> ArchiveWriter<W> {
         docker: &[ArchivedImage],
     ) -> Result<u64> {
         self.check_whole()?;
-        let index = Index {
-            schema_version: 2,
-            media_type: media_types::OCI_INDEX.to_owned(),
-            manifests,
-            annotations: BTreeMap::new(),
-        };
-        self.file("index.json", &encode(&index)?).await?;
+        self.file("index.json", &encode(&Index::over(manifests))?).await?;
         if !docker.is_empty() {
             self.file("manifest.json", &encode(&docker)?).await?;
         }

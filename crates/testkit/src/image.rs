@@ -1,6 +1,9 @@
 //! Images made in memory.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use gantry_core::{Descriptor, Digest, Platform, media_types};
 use serde_json::{Value, json};
@@ -293,6 +296,22 @@ fn busybox_layer(hardlinks: bool) -> Layer {
         };
     }
     layer
+}
+
+/// Makes a root filesystem out of the directory `root`: busybox with links of its applets' names, and
+/// places for mounts.
+///
+/// # Panics
+/// When busybox is not installed, or `root` cannot be written to.
+pub fn busybox_dir(root: &Path) {
+    for dir in ["bin", "dev", "etc", "proc", "run", "sys", "tmp"] {
+        fs::create_dir_all(root.join(dir)).expect("made");
+    }
+    let busybox = root.join("bin/busybox");
+    fs::copy(crate::system_program("busybox"), busybox).expect("busybox is copied");
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet)).expect("linked");
+    }
 }
 
 fn default_config() -> serde_json::Map<String, Value> {

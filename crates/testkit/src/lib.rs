@@ -36,7 +36,7 @@ mod vm;
 
 pub use command::{Background, Ctr, Output};
 pub use daemon::{Daemon, DaemonBuilder, DaemonKind};
-pub use image::{Image, ImageBuilder};
+pub use image::{Image, ImageBuilder, busybox_dir};
 pub use layer::{Compression, Layer};
 pub use leaks::{Counters, Leaks};
 pub use patience::{eventually, eventually_within, seed};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gantry_testkit::{DaemonKind, eventually};
+use gantry_testkit::{DaemonKind, busybox_dir, eventually};
 
 use crate::rig::{Rig, rows};
 
@@ -88,13 +88,7 @@ fn exec_as_a_user(rig: &mut Rig) {
 /// A directory of the host as the root filesystem, and its users.
 fn exec_in_a_directory(rig: &mut Rig) {
     let root = rig.scratch("root");
-    for dir in ["bin", "etc", "proc", "sys", "dev", "run"] {
-        fs::create_dir_all(root.join(dir)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "sleep", "id"] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
-    }
+    busybox_dir(&root);
     fs::write(root.join("etc/passwd"), "amy:x:1234:77::/:/bin/sh\n").unwrap();
     let root = root.to_str().unwrap();
     rig.client.ok(["run", "-d", "--rootfs", root, "c1", "/bin/sleep", "1000"]);

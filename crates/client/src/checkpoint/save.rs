@@ -226,12 +226,7 @@ impl<'a> Parts<'a> {
 
     /// Stores the index, which keeps its parts, and the image.
     async fn store(self, name: String) -> Result<ImageRecord> {
-        let index = Index {
-            schema_version: 2,
-            media_type: media_types::OCI_INDEX.to_owned(),
-            manifests: self.descriptors,
-            annotations: self.annotations,
-        };
+        let index = Index { annotations: self.annotations, ..Index::over(self.descriptors) };
         let bytes = serde_json::to_vec(&index)
             .map_err(|e| Error::internal(format!("encoding a checkpoint's index: {e}")))?;
         let bytes = Bytes::from(bytes);

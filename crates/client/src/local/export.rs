@@ -1,6 +1,6 @@
 //! Export by this program: an OCI layout as a tar archive.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use gantry_core::image::{Document, INDEX_DEPTH_MAX};
 use gantry_core::platforms::Matcher;
@@ -26,15 +26,15 @@ pub(crate) async fn export(
     }
     let matcher = matcher(options.all_platforms, &options.platforms);
     let content = client.content();
-    let (mut blobs, mut manifests) = (BTreeSet::new(), Vec::new());
+    let (mut blobs, mut manifests) = (BTreeMap::new(), Vec::new());
     for name in images {
         let target = client.images().get(name).await?.target;
         collect(&content, &target, &matcher, options, &mut blobs).await?;
         manifests.push(named(target, name));
     }
     let mut archive = ArchiveWriter::new(archive).await?;
-    for digest in &blobs {
-        archive.blob(digest, content.info(digest).await?.size.unsigned_abs()).await?;
+    for (digest, size) in &blobs {
+        archive.blob(digest, *size).await?;
         let mut reader = content.reader(digest, 0).await?;
         while let Some(piece) = reader.next().await? {
             archive.piece(piece).await?;
@@ -43,27 +43,27 @@ pub(crate) async fn export(
     archive.finish(manifests, &[]).await
 }
 
-/// Adds all that `target` leads to; of platforms that were not asked for, what is there.
+/// Adds all that `target` leads to, with its size; of platforms that were not asked for, what is there.
 async fn collect(
     content: &Content,
     target: &Descriptor,
     matcher: &Matcher,
     options: &ExportOptions,
-    blobs: &mut BTreeSet<Digest>,
+    blobs: &mut BTreeMap<Digest, u64>,
 ) -> Result<()> {
     let mut todo = vec![(target.clone(), 0, true)];
     while let Some((next, depth, needed)) = todo.pop() {
-        if blobs.contains(&next.digest) {
+        if blobs.contains_key(&next.digest) {
             continue;
         }
         if depth > INDEX_DEPTH_MAX {
             let why = format!("index {}: nested deeper than {INDEX_DEPTH_MAX}", next.digest);
             return Err(Error::invalid_argument(why));
         }
-        match content.info(&next.digest).await {
+        let info = match content.info(&next.digest).await {
             Err(e) if e.is_not_found() && !needed => continue,
-            info => drop(info?),
-        }
+            info => info?,
+        };
         if next.is_document() {
             let document = Document::parse(&next, &content.read(&next.digest).await?)?;
             for (_, child) in document.children() {
@@ -75,7 +75,7 @@ async fn collect(
                 todo.push((child.clone(), depth + 1, needed && fits && !foreign));
             }
         }
-        blobs.insert(next.digest);
+        blobs.insert(next.digest, info.size.unsigned_abs());
     }
     Ok(())
 }

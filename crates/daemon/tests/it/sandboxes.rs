@@ -64,10 +64,7 @@ fn shutdown() -> wire::ControllerShutdownRequest {
 /// Starts a container in the sandbox; its bundle's shim is the sandbox's.
 async fn run_in_it(channel: Channel, dir: &Path) {
     let rootfs = dir.join("image");
-    for name in ["bin", "proc", "dev"] {
-        std::fs::create_dir_all(rootfs.join(name)).unwrap();
-    }
-    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+    gantry_testkit::busybox_dir(&rootfs);
     let unique = dir.file_name().unwrap().to_str().unwrap().trim_start_matches('.');
     let spec = serde_json::json!({
         "ociVersion": "1.0.2",

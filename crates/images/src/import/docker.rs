@@ -1,7 +1,5 @@
 //! Manifests for the images of docker's archives.
 
-use std::collections::BTreeMap;
-
 use gantry_archive::Compression;
 use gantry_core::image::{ImageConfig, Index};
 use gantry_core::{Context, Descriptor, media_types};
@@ -27,13 +25,7 @@ pub(super) async fn index(
     for image in images {
         manifests.extend(entries(db, ctx, image, compress).await?);
     }
-    let index = Index {
-        schema_version: 2,
-        media_type: media_types::OCI_INDEX.to_owned(),
-        manifests,
-        annotations: BTreeMap::new(),
-    };
-    encode(&index)
+    encode(&Index::over(manifests))
 }
 
 async fn entries(

@@ -239,13 +239,7 @@ async fn root_parts_that_are_no_images_come_along() {
         stub.serve_image(&image, "a/b", "v1");
         let mut manifests = vec![part.clone()];
         manifests.extend(with_image.then(|| image.top().clone()));
-        let index = Index {
-            schema_version: 2,
-            media_type: media_types::OCI_INDEX.to_owned(),
-            manifests,
-            annotations: Default::default(),
-        };
-        let bytes = serde_json::to_vec(&index).unwrap();
+        let bytes = serde_json::to_vec(&Index::over(manifests)).unwrap();
         let top = Digest::of(&bytes);
         for name in ["checkpoint".to_owned(), top.to_string()] {
             let reply = Reply::ok(media_types::OCI_INDEX, bytes.clone());

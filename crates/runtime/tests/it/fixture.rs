@@ -47,12 +47,7 @@ impl Fixture {
     pub(crate) fn new(shim: Shim) -> (Self, Manager) {
         let dir = tempfile::tempdir().expect("dir");
         let rootfs = dir.path().join("image");
-        std::fs::create_dir_all(rootfs.join("bin")).expect("made");
-        for name in ["proc", "dev", "tmp"] {
-            std::fs::create_dir(rootfs.join(name)).expect("made");
-        }
-        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static");
-        std::os::unix::fs::symlink("busybox", rootfs.join("bin/sh")).expect("linked");
+        gantry_testkit::busybox_dir(&rootfs);
         let exchange = Exchange::new(Arc::new(NoFields));
         let manager = Manager::open(config(dir.path()), exchange.clone()).expect("opened");
         let events = serve_events(dir.path(), &manager);

@@ -41,13 +41,7 @@ impl World {
         };
         let daemon = daemon.config(config).start();
         let root = daemon.dir().join("busybox");
-        for dir in ["bin", "proc", "dev", "tmp"] {
-            std::fs::create_dir_all(root.join(dir)).unwrap();
-        }
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "sleep", "true", "cat"] {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
+        gantry_testkit::busybox_dir(&root);
         let channel = connect(&daemon.address().to_string_lossy()).await;
         Self { daemon, channel, root }
     }
